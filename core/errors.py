@@ -1,0 +1,64 @@
+"""Every error of ours, on one page.
+
+    MooringError
+    ├── Retryable          try again later: a host away, a name server busy, a pool waiting for a seat
+    │   └── StoreBusy      the store did not take the write; nothing was written
+    └── Refused            trying again cannot help until a person changes something
+        ├── LabelRefused   what an app owner asked for is not acceptable (names app, label and reason)
+        ├── ConfigRefused  the configuration is wrong (carries every problem at once)
+        ├── Fenced         a daemon with a higher epoch has taken over; stop
+        └── LeaseConflict  an address would be in two hands; the store said no
+
+Code that meets a library's error wraps it (`raise HostAway(...) from error`) in one of the two
+behavioural roots, because the only question a caller ever has is: again, or never?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class MooringError(Exception):
+    """Root of all errors raised on purpose."""
+
+
+class Retryable(MooringError):
+    """Failed now, may work later. `after_s` is a hint; None leaves the delay to the queue's back-off."""
+
+    def __init__(self, reason: str, after_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.after_s = after_s
+
+
+class StoreBusy(Retryable):
+    """The store could not take a transaction; nothing of it was written."""
+
+
+class Refused(MooringError):
+    """Will fail again in the same way until somebody changes the cause."""
+
+
+class LabelRefused(Refused):
+    """An app's label is unacceptable. The message names the app, the label and the reason."""
+
+    def __init__(self, app: str, label: str, reason: str) -> None:
+        super().__init__(f"app {app}: label {label}: {reason}")
+        self.app = app
+        self.label = label
+        self.reason = reason
+
+
+class ConfigRefused(Refused):
+    """The configuration is unusable; `problems` has one line for each fault, all found at once."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+class Fenced(Refused):
+    """Somebody with a higher epoch has written; this daemon must stop making effects."""
+
+
+class LeaseConflict(Refused):
+    """The store refused a lease because the address or the slot is in another hand."""

@@ -1,0 +1,193 @@
+"""Walks the sinks until each shows what it shall.
+
+Order is the whole point of this module.  Going in, a container is first wired, then named and inventoried,
+gets its files, then takes traffic, and is last found under its app's name.  Going out is the reverse, so
+that nobody is ever sent to something that is no longer there.
+
+    in:   network -> names, ledger, webhook, probe, files -> haproxy, nginx -> app_names
+    out:  app_names -> haproxy, nginx -> names -> network -> ledger, webhook
+
+On the way in a sink waits until those before it are settled.  On the way out it waits only until those
+before it have been tried: a name server that is down must not keep a dead container's port on the switch.
+(The address is nevertheless not given back before all of them are settled; see `kill`.)
+
+`next_steps` is pure.  `Converger.settle` asks it again after every outcome, with freshly computed wants,
+so whatever happens to the instance meanwhile changes the walk at the next step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mooring.core.batch import Batcher
+from mooring.core.model import Binding, Epoch, SinkName, SinkState
+from mooring.core.sink import Change, Done, NotPossible, Outcome, RetryAfter
+from mooring.core.specs import MemberSpec, PortSpec, Spec
+from mooring.handlers.records import Records
+from mooring.handlers.wants import (
+    APP_NAMES,
+    BALANCERS,
+    FILES,
+    HAPROXY,
+    LEDGER,
+    NAMES,
+    NETWORK,
+    NGINX,
+    PROBE,
+    WEBHOOK,
+)
+
+_IN_AFTER: Mapping[SinkName, Sequence[SinkName]] = {
+    NAMES: (NETWORK,),
+    LEDGER: (NETWORK,),
+    WEBHOOK: (NETWORK,),
+    PROBE: (NETWORK,),
+    FILES: (NETWORK,),
+    HAPROXY: (NETWORK,),
+    NGINX: (NETWORK,),
+    APP_NAMES: BALANCERS,
+}
+_OUT_AFTER: Mapping[SinkName, Sequence[SinkName]] = {
+    HAPROXY: (APP_NAMES,),
+    NGINX: (APP_NAMES,),
+    NAMES: (APP_NAMES, *BALANCERS),
+    NETWORK: (APP_NAMES, *BALANCERS, NAMES),
+    LEDGER: (NETWORK,),
+    WEBHOOK: (NETWORK,),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One change that may be made now. `final`: it leaves the sink showing what it shall."""
+
+    sink: SinkName
+    change: Change
+    final: bool = True
+
+
+@dataclass(slots=True)
+class Walk:
+    """How one walk went: what failed, and the binding as it stands now (None: it is no more)."""
+
+    binding: Binding | None = None
+    failed: dict[SinkName, RetryAfter | NotPossible] = field(default_factory=dict)
+
+    @property
+    def retry(self) -> RetryAfter | None:
+        """The most urgent reason to come back, if any."""
+        waits = [outcome for outcome in self.failed.values() if isinstance(outcome, RetryAfter)]
+        return min(waits, key=lambda wait: wait.after_s if wait.after_s is not None else 1e9, default=None)
+
+
+def next_steps(
+    binding: Binding, sinks: Collection[SinkName], failed: Collection[SinkName], epoch: Epoch
+) -> list[Step]:
+    """The changes that may be made now. `sinks`: those that exist; `failed`: those that had their try."""
+    return [
+        _step(name, binding, epoch)
+        for name in sinks
+        if not binding.sink(name).settled and name not in failed and _may_move(name, binding, failed)
+    ]
+
+
+def _may_move(name: SinkName, binding: Binding, failed: Collection[SinkName]) -> bool:
+    if _goes_out(binding.sink(name)):
+        return all(
+            binding.sink(before).settled or before in failed or not _goes_out(binding.sink(before))
+            for before in _OUT_AFTER.get(name, ())
+        )
+    return all(binding.sink(before).settled for before in _IN_AFTER.get(name, ()))
+
+
+def _goes_out(state: SinkState) -> bool:
+    wanted = state.wanted
+    return wanted is None or (isinstance(wanted, MemberSpec) and wanted.state != "up")
+
+
+def _step(name: SinkName, binding: Binding, epoch: Epoch) -> Step:
+    state = binding.sink(name)
+    elsewhere = _on_another_host(state)
+    if elsewhere:
+        return Step(name, Change(binding.id, None, elsewhere, state.generation, epoch), final=False)
+    return Step(name, Change(binding.id, state.wanted, state.shown, state.generation, epoch))
+
+
+def _after(state: SinkState, step: Step) -> SinkState:
+    if step.final:
+        return state.confirmed(step.change.generation, step.change.wanted)
+    return state.without(step.change.was)
+
+
+def _on_another_host(state: SinkState) -> tuple[Spec, ...]:
+    """Ports on one host that is not the wanted one: they go first, host by host."""
+    if not isinstance(state.wanted, PortSpec) and len({_host(spec) for spec in state.shown}) < 2:
+        return ()
+    home = state.wanted.host if isinstance(state.wanted, PortSpec) else _host(state.shown[-1])
+    away = [spec for spec in state.shown if isinstance(spec, PortSpec) and spec.host != home]
+    return tuple(spec for spec in away if _host(spec) == _host(away[0]))
+
+
+def _host(spec: Spec) -> str | None:
+    return spec.host if isinstance(spec, PortSpec) else None
+
+
+Refresh = Callable[[], Awaitable[Binding | None]]
+Applied = Callable[[Binding, Step], None]
+
+
+class Converger:
+    """Makes the changes, as many at a time as the order allows."""
+
+    def __init__(
+        self, batchers: Mapping[SinkName, Batcher], records: Records, epoch: Epoch, on_applied: Applied
+    ) -> None:
+        """`on_applied` is told of every confirmed step, for metrics and logs."""
+        self._batchers = batchers
+        self._records = records
+        self._epoch = epoch
+        self._on_applied = on_applied
+
+    @property
+    def sinks(self) -> Collection[SinkName]:
+        return self._batchers.keys()
+
+    async def settle(self, refresh: Refresh) -> Walk:
+        """Walk until nothing is left to try now. `refresh` gives the binding with fresh wants."""
+        walk = Walk()
+        flights: dict[asyncio.Task[Outcome], Step] = {}
+        try:
+            while True:
+                walk.binding = await refresh()
+                if walk.binding is not None:
+                    self._launch(walk, flights)
+                if not flights:
+                    return walk
+                landed, _ = await asyncio.wait(flights, return_when=asyncio.FIRST_COMPLETED)
+                await self._record(walk, [(flights.pop(task), task.result()) for task in landed])
+        finally:
+            for task in flights:
+                task.cancel()
+
+    def _launch(self, walk: Walk, flights: dict[asyncio.Task[Outcome], Step]) -> None:
+        assert walk.binding is not None
+        in_the_air = {step.sink for step in flights.values()}
+        for step in next_steps(walk.binding, self._batchers.keys(), walk.failed, self._epoch):
+            if step.sink not in in_the_air:
+                flights[asyncio.ensure_future(self._batchers[step.sink].submit(step.change))] = step
+
+    async def _record(self, walk: Walk, landed: Sequence[tuple[Step, Outcome]]) -> None:
+        assert walk.binding is not None
+        current = self._records.get(walk.binding.id)
+        for step, outcome in landed:
+            if not isinstance(outcome, Done):
+                walk.failed[step.sink] = outcome
+                continue
+            if current is None:
+                continue
+            current = current.with_sink(step.sink, _after(current.sink(step.sink), step))
+            self._on_applied(current, step)
+        if current is not None:
+            walk.binding = await self._records.save(current)

@@ -1,0 +1,218 @@
+"""The sinks that live on the agents' hosts: switch ports, probes and files.
+
+All three speak to the same small program on each host, through an Ansible play that takes any number
+of operations.  A play costs about a second whatever it carries, so the three sinks share one lane per
+host: what any of them has waiting leaves together, and a host never has two plays at once.
+
+The program answers each operation for itself ("done", "retry", "refused"); a host that does not answer
+fails its own lane only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from mooring.core.batch import Lanes
+from mooring.core.clock import Clock
+from mooring.core.errors import Refused, Retryable
+from mooring.core.model import BindingId, Epoch, SinkName
+from mooring.core.sink import Change, Done, NotPossible, Outcome, RetryAfter
+from mooring.core.specs import FilesSpec, PortSpec, ProbeSpec, Spec
+from mooring.handlers.wants import FILES, NETWORK, PROBE
+
+Operation = Mapping[str, Any]
+Answer = Mapping[str, Any]
+
+
+class Runner(Protocol):
+    """Carries operations to one host; raises `Retryable` when the host or the play failed."""
+
+    async def run(self, host: str, operations: Sequence[Operation], epoch: int) -> Sequence[Answer]: ...
+
+
+class Hosts:
+    """All agents' hosts, one lane each."""
+
+    def __init__(self, runner: Runner, clock: Clock, epoch: Epoch) -> None:
+        self.epoch = epoch
+        self._runner = runner
+        self._lanes: Lanes[Operation, Answer] = Lanes(self._play, clock, window_s=0.05)
+
+    async def do(self, host: str, operations: Iterable[Operation]) -> list[Answer]:
+        """Carry out operations on a host with its next play. Raises `Retryable` if the host fails."""
+        return list(await asyncio.gather(*(self._lanes.submit(host, operation) for operation in operations)))
+
+    async def marks(self, host: str) -> Answer:
+        """Every port on the host that carries our mark, and the highest epoch seen there."""
+        (answer,) = await self.do(host, [{"op": "observe", "id": host}])
+        return answer
+
+    async def close(self) -> None:
+        """Let the plays in the air land."""
+        await self._lanes.close()
+
+    async def _play(self, host: str, operations: Sequence[Operation]) -> Sequence[Answer]:
+        return await self._runner.run(host, operations, self.epoch)
+
+
+class _HostSink:
+    """What the three sinks share: a lane for each host, operations out, outcomes in."""
+
+    name: SinkName
+
+    def __init__(self, hosts: Hosts, inventory: Sequence[str]) -> None:
+        self._hosts = hosts
+        self._inventory = tuple(inventory)
+
+    def lane(self, change: Change) -> str:
+        spec = change.wanted or (change.was[0] if change.was else None)
+        return getattr(spec, "host", "")
+
+    async def apply(self, changes: Sequence[Change]) -> Sequence[Outcome]:
+        return await asyncio.gather(*(self._apply(change) for change in changes))
+
+    async def prime(self, shown: Mapping[BindingId, Sequence[Spec]]) -> None:
+        """Nothing to remember: the hosts know what they show."""
+
+    async def observe(self) -> Mapping[str, Spec]:
+        """Only switch ports can be read back from a host."""
+        return {}
+
+    async def check(self) -> str:
+        """Ask every host of the inventory for its ports."""
+        answers = await asyncio.gather(*map(self._hosts.marks, self._inventory), return_exceptions=True)
+        silent = [
+            f"{host}: {answer}"
+            for host, answer in zip(self._inventory, answers, strict=True)
+            if isinstance(answer, BaseException)
+        ]
+        if silent:
+            raise Retryable("; ".join(silent))
+        return f"{len(self._inventory)} hosts answer: {', '.join(self._inventory)}"
+
+    async def _apply(self, change: Change) -> Outcome:
+        operations = self._operations(change)
+        if not operations:
+            return Done(changed=False)
+        try:
+            answers = await self._hosts.do(self.lane(change), operations)
+        except Retryable as error:
+            return RetryAfter(str(error), error.after_s)
+        except Refused as error:
+            return NotPossible(str(error))
+        return _worst([_outcome(answer) for answer in answers])
+
+    def _operations(self, change: Change) -> list[Operation]:
+        raise TypeError(f"{type(self).__name__} does not say what to do")
+
+
+class NetworkSink(_HostSink):
+    """Switch ports with addresses. `observe` is keyed by address."""
+
+    name = NETWORK
+
+    async def observe(self) -> Mapping[str, Spec]:
+        found: dict[str, Spec] = {}
+        for host in self._inventory:
+            answer = await self._hosts.marks(host)
+            found |= {spec.address: spec for spec in port_marks(host, answer)}
+        return found
+
+    def _operations(self, change: Change) -> list[Operation]:
+        if isinstance(change.wanted, PortSpec):
+            return [_attach(change.binding, change.wanted)]
+        ports = [spec for spec in change.was if isinstance(spec, PortSpec)]
+        # A port is found by instance and address; its container may be long gone.
+        unique = {(spec.instance, spec.address): spec for spec in ports}
+        return [
+            {"op": "detach", "id": change.binding, "instance": spec.instance, "address": spec.address}
+            for spec in unique.values()
+        ]
+
+
+class ProbeSink(_HostSink):
+    """Does the container answer on its own ports? Asked from its host, inside its namespace."""
+
+    name = PROBE
+
+    def _operations(self, change: Change) -> list[Operation]:
+        if not isinstance(change.wanted, ProbeSpec):
+            return []
+        wanted = change.wanted
+        return [
+            {
+                "op": "probe",
+                "id": change.binding,
+                "task_id": wanted.task,
+                "address": wanted.address,
+                "ports": list(wanted.ports),
+                "timeout_s": 1.0,
+            }
+        ]
+
+
+class FilesSink(_HostSink):
+    """Files inside running containers. A file that is no longer wanted stays; it is the container's own."""
+
+    name = FILES
+
+    def _operations(self, change: Change) -> list[Operation]:
+        if not isinstance(change.wanted, FilesSpec):
+            return []
+        return [
+            {
+                "op": "write",
+                "id": change.binding,
+                "task_id": change.wanted.task,
+                "path": file.path,
+                "content": file.content,
+                "mode": file.mode,
+                "command": list(file.command) or None,
+                "signal": file.signal,
+            }
+            for file in change.wanted.files
+        ]
+
+
+def port_marks(host: str, answer: Answer) -> list[PortSpec]:
+    """The ports that a host reported under our mark, as far as they can be understood."""
+    specs = []
+    for port in answer.get("ports", []):
+        known = {field: port[field] for field in PortSpec.__struct_fields__ if port.get(field) is not None}
+        known |= {"host": host, "prefix": port.get("prefix") or 32}
+        specs.append(msgspec.convert(known, PortSpec, strict=False))
+    return specs
+
+
+def _attach(binding: BindingId, wanted: PortSpec) -> Operation:
+    return {
+        "op": "attach",
+        "id": binding,
+        "task_id": wanted.task,
+        "app": wanted.app,
+        "slot": wanted.slot,
+        "instance": wanted.instance,
+        "address": wanted.address,
+        "prefix": wanted.prefix,
+        "gateway": wanted.gateway,
+        "routes": [{"to": route.to, "via": route.via} for route in wanted.routes],
+        "vlan": wanted.vlan,
+        "mtu": wanted.mtu,
+        "generation": wanted.lease_generation,
+    }
+
+
+def _outcome(answer: Answer) -> Outcome:
+    status, reason = answer.get("status"), str(answer.get("reason") or "no reason given")
+    if status == "done":
+        return Done(bool(answer.get("changed")))
+    return NotPossible(reason) if status == "refused" else RetryAfter(reason)
+
+
+def _worst(outcomes: Sequence[Outcome]) -> Outcome:
+    ranks = {Done: 0, RetryAfter: 1, NotPossible: 2}
+    return max(outcomes, key=lambda outcome: ranks[type(outcome)])

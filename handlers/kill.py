@@ -1,0 +1,62 @@
+"""An instance leaves: everything is undone in the reverse order, and the address is given back last.
+
+Marathon's word starts this, but it does not free an address.  The lease stays in the binding's hand until
+every sink is settled on showing nothing: no balancer, no name and, above all, no port points at the
+address any more.  While the host cannot confirm that, the lease is `stranded`, and the binding stays and
+is tried again.  Only then is the seat kept for its app (`idle`) or put into quarantine (`cooling`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mooring.core.clock import Clock
+from mooring.core.model import Binding, LeaseState
+from mooring.core.store import DropBinding, Write
+from mooring.handlers.records import Records
+from mooring.handlers.wants import NETWORK, nothing
+
+
+class Kills:
+    """Lets instances go."""
+
+    def __init__(self, records: Records, clock: Clock) -> None:
+        self._records = records
+        self._clock = clock
+
+    async def depart(self, binding: Binding) -> Binding:
+        """Decide that the instance leaves: stored before the first effect."""
+        if binding.departing:
+            return binding
+        leaving = replace(binding, departing=True)
+        for sink, spec in nothing().items():
+            if sink in leaving.sinks:
+                leaving = leaving.with_sink(sink, leaving.sink(sink).want(spec))
+        return await self._records.save(leaving)
+
+    async def strand(self, binding: Binding, reason: str) -> None:
+        """Its host could not confirm the detach: nobody else may have the address."""
+        if binding.address is None or binding.sink(NETWORK).settled:
+            return
+        async with self._records.changing():
+            lease = self._records.book.by_address(binding.address)
+            if lease is None or lease.state is not LeaseState.BOUND or lease.binding != binding.id:
+                return
+            writes = self._records.book.plan_strand(binding.address, self._clock.now(), reason)
+            await self._records.commit(writes)
+
+    async def finish(self, binding: Binding, keep_seat: bool, reason: str) -> None:
+        """Everything is undone: give the address back and forget the binding, in one transaction."""
+        assert binding.departing
+        assert binding.settled, "an address may be given back only when nothing points at it"
+        async with self._records.changing():
+            writes: list[Write] = [DropBinding(binding.id)]
+            if binding.address is not None:
+                writes += self._records.book.plan_release(
+                    binding.address,
+                    keep=keep_seat,
+                    now=self._clock.now(),
+                    reason=reason,
+                    binding=binding.id,
+                )
+            await self._records.commit(writes)

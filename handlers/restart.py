@@ -1,0 +1,108 @@
+"""The same instance in a new container: it keeps its seat.
+
+On the same host nothing more is needed: the new port replaces the old one in one transaction.  On
+another host the address may only go with the container once the old host has confirmed that the old port is
+gone; `converge` detaches there first.  If the old host cannot answer in time, the container must not
+wait for ever: what lies on the old host is left behind in a record of its own (`<instance>~<n>`), with the
+lease, which is now `stranded`; the instance takes another seat.  The record is worked on until the
+old host answers or is fenced.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mooring.core.clock import Clock
+from mooring.core.model import Binding, BindingId, HostName, Instance, LeaseState, SinkState
+from mooring.core.specs import PortSpec
+from mooring.core.store import PutBinding
+from mooring.handlers.records import Records
+from mooring.handlers.wants import NETWORK
+
+
+class Restarts:
+    """Moves seats to new containers."""
+
+    def __init__(self, records: Records, clock: Clock, seat_wait_s: float) -> None:
+        self._records = records
+        self._clock = clock
+        self._seat_wait_s = seat_wait_s
+        self._moving_since: dict[BindingId, float] = {}
+
+    async def restart(self, binding: Binding, instance: Instance) -> Binding:
+        """Point the binding at the newest container of its instance."""
+        assert instance.host is not None
+        moved = replace(
+            binding,
+            incarnation=instance.incarnation,
+            task=instance.task,
+            host=instance.host,
+            departing=False,
+        )
+        if lies_elsewhere(moved):
+            self._moving_since.setdefault(binding.id, self._clock.monotonic())
+        return await self._records.save(moved)
+
+    async def follow(self, binding: Binding) -> None:
+        """The lease follows its binding to another host, once nothing is left on the earlier one."""
+        if binding.address is None or binding.departing or lies_elsewhere(binding):
+            return
+        lease = self._records.book.by_address(binding.address)
+        if lease is None or (lease.state is LeaseState.BOUND and lease.host == binding.host):
+            return
+        async with self._records.changing():
+            book, now = self._records.book, self._clock.now()
+            if lease.state is LeaseState.STRANDED:
+                await self._records.commit(book.plan_unstrand(binding.address, now, "its instance is back"))
+            moved = book.plan_move(binding.address, binding.host, now, f"{binding.instance} was relaunched")
+            await self._records.commit(moved.writes)
+        self._moving_since.pop(binding.id, None)
+
+    def gives_up_waiting(self, binding: Binding) -> bool:
+        """Whether the old host had its time to confirm; asked each time a detach there has failed."""
+        if not lies_elsewhere(binding):
+            return False
+        now = self._clock.monotonic()
+        return now - self._moving_since.setdefault(binding.id, now) >= self._seat_wait_s
+
+    async def leave_behind(self, binding: Binding) -> Binding:
+        """Split off what lies on hosts that cannot answer; the rest has no seat afterwards."""
+        assert binding.address is not None
+        state = binding.sink(NETWORK)
+        there = tuple(spec for spec in state.shown if _host(spec) != binding.host)
+        left = replace(
+            binding,
+            id=self._free_id(binding),
+            host=HostName(_host(there[0]) or binding.host),
+            departing=True,
+            sinks={NETWORK: SinkState(None, there[0], there[1:], state.generation + 1)},
+        )
+        rest = replace(binding, slot=None, address=None, pool=None).with_sink(NETWORK, SinkState())
+        async with self._records.changing():
+            reason = f"{binding.id} moved to {binding.host}; {left.host} cannot confirm that its port is gone"
+            writes = self._records.book.plan_strand(binding.address, self._clock.now(), reason, left.id)
+            await self._records.commit([*writes, PutBinding(left), PutBinding(rest)])
+        self._moving_since.pop(binding.id, None)
+        return rest
+
+    def is_stranded(self, binding: Binding) -> bool:
+        lease = self._records.book.by_address(binding.address) if binding.address else None
+        return lease is not None and lease.state is LeaseState.STRANDED
+
+    def forget(self, key: BindingId) -> None:
+        self._moving_since.pop(key, None)
+
+    def _free_id(self, binding: Binding) -> BindingId:
+        number = 1
+        while self._records.get(BindingId(f"{binding.instance}~{number}")) is not None:
+            number += 1
+        return BindingId(f"{binding.instance}~{number}")
+
+
+def lies_elsewhere(binding: Binding) -> bool:
+    """Whether a port of this binding may still exist on a host it has left."""
+    return any(_host(spec) != binding.host for spec in binding.sink(NETWORK).shown)
+
+
+def _host(spec: object) -> str | None:
+    return spec.host if isinstance(spec, PortSpec) else None

@@ -1,0 +1,253 @@
+"""What each sink shall show for an instance: pure functions from facts to specs.
+
+Everything that decides about the *content* of a sink stands here; everything that decides about *order*
+stands in `converge`.  The functions look at what Marathon says (`Instance`), what the owner asked for
+(`Claim`) and what we hold (`Binding`), and nothing else, so calling them again with the same facts
+gives equal specs, and equal specs mean there is nothing to do.
+
+    sink           serving   not yet healthy   draining   dead   departing
+    ────────────   ───────   ───────────────   ────────   ────   ─────────
+    network        port      port              port       -      -
+    probe          probe*    probe*            -          -      -
+    names          A, PTR    A, PTR            A, PTR     A, PTR -
+    ledger, hook   live      live              down       down   -
+    files          files     files             as it was  -      -
+    haproxy, nginx up        declared          drain      decl.  -
+    app_names      A         -                 -          -      -
+
+    * only where neither Marathon nor Mesos checks the app's health.
+
+An instance serves when it runs, its port and files are in place, and its health is known to be good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mooring.core.labels import Claim
+from mooring.core.model import App, AppId, Binding, Health, Instance, SinkName, State
+from mooring.core.specs import (
+    Endpoint,
+    FileSpec,
+    FilesSpec,
+    ItemSpec,
+    MemberSpec,
+    NameSpec,
+    PortSpec,
+    ProbeSpec,
+    Route,
+    SharedNameSpec,
+    Spec,
+)
+from mooring.core.template import Member, TemplateRefused, render_template
+from mooring.dns.naming import app_name, seat_name
+
+NETWORK = SinkName("network")
+PROBE = SinkName("probe")
+NAMES = SinkName("names")
+LEDGER = SinkName("ledger")
+WEBHOOK = SinkName("webhook")
+FILES = SinkName("files")
+HAPROXY = SinkName("haproxy")
+NGINX = SinkName("nginx")
+APP_NAMES = SinkName("app_names")
+
+BALANCERS = (HAPROXY, NGINX)
+INVENTORIES = (LEDGER, WEBHOOK)
+
+Wants = Mapping[SinkName, Spec | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """What a pool says about the ports in it."""
+
+    prefix: int
+    gateway: str | None = None
+    vlan: int | None = None
+    mtu: int | None = None
+    routes: tuple[Route, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All that the wants of one instance depend on."""
+
+    instance: Instance
+    app: App
+    claim: Claim
+    wiring: Wiring | None  # None: the app has no pool
+    zone: str | None  # None: no DNS
+    lease_generation: int
+    host_address: str | None  # of the agent; None when its name does not resolve
+    members: Mapping[str, tuple[Member, ...]]  # of every app that this one depends on
+
+
+class FileRefused(Exception):
+    """A file of this app cannot be rendered; the message says which and why."""
+
+
+def wants_of(facts: Facts, binding: Binding) -> dict[SinkName, Spec | None]:
+    """What every sink shall show for this instance now. Sinks that are not configured are ignored later."""
+    if binding.departing:
+        return nothing()
+    gates = {NETWORK: _port(facts, binding), PROBE: _probe(facts, binding), FILES: _files(facts, binding)}
+    ready = _healthy(facts) and all(_open(binding, sink, spec) for sink, spec in gates.items())
+    item = _item(facts, binding)
+    members = _members(facts, binding, ready)
+    return {
+        **gates,
+        NAMES: _seat_name(facts, binding),
+        LEDGER: item,
+        WEBHOOK: item,
+        HAPROXY: members,
+        NGINX: members,
+        APP_NAMES: _shared_name(facts, binding) if ready else None,
+    }
+
+
+def nothing() -> dict[SinkName, Spec | None]:
+    """What every sink shows for an instance that leaves."""
+    sinks = (NETWORK, PROBE, NAMES, *INVENTORIES, FILES, *BALANCERS, APP_NAMES)
+    return dict.fromkeys(sinks)
+
+
+def _healthy(facts: Facts) -> bool:
+    instance = facts.instance
+    if instance.state is not State.RUNNING or instance.health is Health.UNHEALTHY:
+        return False
+    return instance.health is Health.HEALTHY or not facts.app.checked
+
+
+def _open(binding: Binding, gate: SinkName, spec: Spec | None) -> bool:
+    """Whether this gate lets traffic through: it shows what it shall.
+
+    Files are a gate only until the first version is in the container; a later version may follow while
+    the instance serves.
+    """
+    state = binding.sink(gate)
+    if gate == FILES and isinstance(state.applied, FilesSpec) and state.applied.task == binding.task:
+        return True
+    return state.applied == spec and not state.residue
+
+
+def _port(facts: Facts, binding: Binding) -> PortSpec | None:
+    if facts.wiring is None or binding.address is None or facts.instance.state is State.DEAD:
+        return None
+    assert binding.slot is not None
+    return PortSpec(
+        host=binding.host,
+        task=binding.task,
+        app=binding.app,
+        slot=binding.slot,
+        instance=binding.instance,
+        address=binding.address,
+        prefix=facts.wiring.prefix,
+        gateway=facts.wiring.gateway,
+        routes=facts.wiring.routes,
+        vlan=facts.wiring.vlan,
+        mtu=facts.wiring.mtu,
+        lease_generation=facts.lease_generation,
+    )
+
+
+def _probe(facts: Facts, binding: Binding) -> ProbeSpec | None:
+    unchecked = not facts.app.checked and facts.instance.state is State.RUNNING
+    if not unchecked or binding.address is None or not facts.claim.ports:
+        return None
+    return ProbeSpec(binding.host, binding.task, binding.address, facts.claim.ports)
+
+
+def _seat_name(facts: Facts, binding: Binding) -> NameSpec | None:
+    if facts.zone is None or binding.address is None or binding.slot is None:
+        return None
+    name = seat_name(_named(facts.claim), binding.slot, facts.zone)
+    return NameSpec(name, binding.address, facts.claim.ttl)
+
+
+def _shared_name(facts: Facts, binding: Binding) -> SharedNameSpec | None:
+    if facts.zone is None or binding.address is None:
+        return None
+    return SharedNameSpec(app_name(_named(facts.claim), facts.zone), binding.address, facts.claim.ttl)
+
+
+def _named(claim: Claim) -> AppId:
+    """The app id that names are derived from: a `MOORING_DNS_NAME` read as a path, or the app's own."""
+    if claim.dns_name is None:
+        return claim.app
+    return AppId("/" + "/".join(reversed(claim.dns_name.split("."))))
+
+
+def _item(facts: Facts, binding: Binding) -> ItemSpec:
+    live = facts.instance.state in (State.RUNNING, State.STARTING)
+    key = binding.instance if binding.slot is None else f"{binding.app}/{binding.slot}"
+    return ItemSpec(
+        key=key,
+        app=binding.app,
+        instance=binding.instance,
+        task=binding.task,
+        host=binding.host,
+        status="live" if live else "down",
+        address=binding.address,
+        slot=binding.slot,
+        pool=binding.pool,
+    )
+
+
+def _members(facts: Facts, binding: Binding, ready: bool) -> MemberSpec | None:
+    endpoints = _endpoints(facts, binding)
+    if not endpoints:
+        return None
+    if ready:
+        return MemberSpec(endpoints, "up")
+    draining = facts.instance.state in (State.KILLING, State.UNREACHABLE)
+    return MemberSpec(endpoints, "drain" if draining else "declared")
+
+
+def _endpoints(facts: Facts, binding: Binding) -> tuple[Endpoint, ...]:
+    """Where each balanced service of the app is served by this instance: its own address, or its host's."""
+    own = binding.address is not None
+    ports = facts.claim.ports if own else facts.instance.host_ports
+    address = binding.address or facts.host_address
+    if address is None:
+        return ()
+    return tuple(
+        Endpoint(service, address, ports[service.index])
+        for service in facts.claim.services
+        if service.index < len(ports)
+    )
+
+
+def _files(facts: Facts, binding: Binding) -> Spec | None:
+    if not facts.claim.notices or facts.instance.state is State.DEAD:
+        return None
+    if facts.instance.state is not State.RUNNING:
+        return binding.sink(FILES).wanted
+    own = member_of(facts, binding)
+    files = []
+    for notice in facts.claim.notices:
+        chosen: dict[str, tuple[Member, ...]] = {}
+        for source in notice.sources:
+            chosen[source] = facts.members.get(source, ())
+        try:
+            content = render_template(notice.template, chosen, own)
+        except TemplateRefused as error:
+            raise FileRefused(f"app {binding.app}: file {notice.path}: {error}") from error
+        files.append(FileSpec(notice.path, content, notice.mode, notice.command, notice.signal))
+    return FilesSpec(binding.host, binding.task, tuple(files))
+
+
+def member_of(facts: Facts, binding: Binding) -> Member:
+    """How this instance looks to the apps that depend on it."""
+    ports = facts.claim.ports if binding.address else facts.instance.host_ports
+    seat = _seat_name(facts, binding)
+    return Member(
+        app=binding.app,
+        slot=binding.slot,
+        address=binding.address or facts.host_address or binding.host,
+        port=ports[0] if ports else None,
+        ports=tuple(ports),
+        name=seat.name if seat else None,
+        host=binding.host,
+    )
