@@ -15,9 +15,10 @@ import ipaddress
 import math
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Protocol
 
 from mooring.core.errors import LabelRefused
 from mooring.core.model import App, AppId, PoolName
@@ -49,16 +50,18 @@ class IpPolicy(StrEnum):
     PINNED = "pinned"  # only addresses from an explicit list
 
 
-@dataclass(frozen=True, slots=True)
-class PoolRule:
-    """What an app may ask of a pool."""
+class PoolRule(Protocol):
+    """What must be known of a pool to judge a wish for it."""
 
-    network: ipaddress.IPv4Network
-    owners: tuple[str, ...] = ()  # app id prefixes that may use it; empty: all
-    withheld: frozenset[str] = frozenset()  # gateway, excluded and reserved addresses
+    @property
+    def groups(self) -> Sequence[str]:
+        """App id prefixes that may use it; empty: all."""
 
-    def admits(self, app: str) -> bool:
-        return not self.owners or any(app == p or app.startswith(p.rstrip("/") + "/") for p in self.owners)
+    def allows(self, app: AppId) -> bool:
+        """Whether the app may use it."""
+
+    def refusal(self, address: ipaddress.IPv4Address) -> str | None:
+        """Why the address is never given out, as the end of a sentence; None if it may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +150,8 @@ class _Reader:
         if rule is None:
             known = ", ".join(sorted(self.rules.pools)) or "none"
             raise self.refuse("MOORING_POOL", f"no pool {_shown(name)}; configured pools: {known}")
-        if not rule.admits(self.app.id):
-            raise self.refuse("MOORING_POOL", f"pool {name} is kept for {', '.join(rule.owners)}")
+        if not rule.allows(self.app.id):
+            raise self.refuse("MOORING_POOL", f"pool {name} is kept for {', '.join(rule.groups)}")
         if not self.app.own_network:
             raise self.refuse(
                 "MOORING_POOL",
@@ -159,9 +162,10 @@ class _Reader:
     def _ports(self) -> tuple[int, ...]:
         mapped = tuple(port.container for port in self.app.ports if port.container)
         text = self.app.labels.get("MOORING_PORTS")
-        if text is None or mapped:
+        if text is None:
             return mapped
-        return tuple(self._port("MOORING_PORTS", part.strip()) for part in text.split(","))
+        listed = tuple(self._port("MOORING_PORTS", part.strip()) for part in text.split(","))
+        return mapped or listed
 
     def _policy(self) -> IpPolicy:
         text = self.app.labels.get("MOORING_IP_POLICY", "slot")
@@ -191,18 +195,12 @@ class _Reader:
         pool = self._pool()
         if pool is None:
             raise self.refuse("MOORING_IPS", "needs MOORING_POOL")
-        rule = self.rules.pools[pool]
         try:
             address = ipaddress.IPv4Address(text)
         except ValueError:
             raise self.refuse("MOORING_IPS", f"{_shown(text)} is not an IPv4 address") from None
-        if address not in rule.network:
-            raise self.refuse("MOORING_IPS", f"{address} is outside pool {pool} ({rule.network})")
-        edges = (rule.network.network_address, rule.network.broadcast_address)
-        if str(address) in rule.withheld or address in edges:
-            raise self.refuse(
-                "MOORING_IPS", f"{address} is withheld in pool {pool} (gateway, excluded, reserved)"
-            )
+        if reason := self.rules.pools[pool].refusal(address):
+            raise self.refuse("MOORING_IPS", f"{address} {reason} (pool {pool})")
         return str(address)
 
     def _dns_name(self) -> str | None:

@@ -135,20 +135,20 @@ def _host(spec: Spec) -> str | None:
 
 
 Refresh = Callable[[], Awaitable[Binding | None]]
-Applied = Callable[[Binding, Step], None]
+Told = Callable[[Binding, Step, Outcome], None]
 
 
 class Converger:
     """Makes the changes, as many at a time as the order allows."""
 
     def __init__(
-        self, batchers: Mapping[SinkName, Batcher], records: Records, epoch: Epoch, on_applied: Applied
+        self, batchers: Mapping[SinkName, Batcher], records: Records, epoch: Epoch, on_outcome: Told
     ) -> None:
-        """`on_applied` is told of every confirmed step, for metrics and logs."""
+        """`on_outcome` is told what became of every step, for metrics and logs."""
         self._batchers = batchers
         self._records = records
         self._epoch = epoch
-        self._on_applied = on_applied
+        self._on_outcome = on_outcome
 
     @property
     def sinks(self) -> Collection[SinkName]:
@@ -182,12 +182,10 @@ class Converger:
         assert walk.binding is not None
         current = self._records.get(walk.binding.id)
         for step, outcome in landed:
+            self._on_outcome(current or walk.binding, step, outcome)
             if not isinstance(outcome, Done):
                 walk.failed[step.sink] = outcome
-                continue
-            if current is None:
-                continue
-            current = current.with_sink(step.sink, _after(current.sink(step.sink), step))
-            self._on_applied(current, step)
+            elif current is not None:
+                current = current.with_sink(step.sink, _after(current.sink(step.sink), step))
         if current is not None:
             walk.binding = await self._records.save(current)

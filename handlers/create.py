@@ -23,6 +23,8 @@ from mooring.core.store import PutBinding
 from mooring.handlers.records import Records
 from mooring.ipam.book import Request
 
+_CLOSED_S = 1.0  # how long to wait before asking again whether addresses may be given out
+
 
 class Seats:
     """Gives instances their seats."""
@@ -32,6 +34,14 @@ class Seats:
         self._clock = clock
         self._seat_wait_s = seat_wait_s
         self._waiting: dict[BindingId, tuple[AppId, float]] = {}
+        self.closed: str | None = None  # why no address may be given out now
+
+    def close(self, reason: str) -> None:
+        """Give out no address until `open`."""
+        self.closed = reason
+
+    def open(self) -> None:
+        self.closed = None
 
     async def create(self, instance: Instance, app: App, claim: Claim) -> Binding:
         """The binding of an instance that had none. Raises `Retryable` while it has to wait for a seat."""
@@ -51,6 +61,8 @@ class Seats:
     async def seat(self, binding: Binding, app: App, claim: Claim) -> Binding:
         """Give a binding without an address a lease from the app's pool; both are stored together."""
         assert claim.pool is not None
+        if self.closed is not None:
+            raise Retryable(self.closed, _CLOSED_S)
         async with self._records.changing():
             self._wait_for_a_seat(binding, app)
             request = Request(binding.app, claim.pool, binding.id, binding.host, claim.pinned)

@@ -11,10 +11,9 @@ fails its own lane only.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
-
-import msgspec
 
 from mooring.core.batch import Lanes
 from mooring.core.clock import Clock
@@ -119,7 +118,7 @@ class NetworkSink(_HostSink):
         found: dict[str, Spec] = {}
         for host in self._inventory:
             answer = await self._hosts.marks(host)
-            found |= {spec.address: spec for spec in port_marks(host, answer)}
+            found.update({spec.address: spec for spec in port_marks(host, answer)})
         return found
 
     def _operations(self, change: Change) -> list[Operation]:
@@ -170,6 +169,7 @@ class FilesSink(_HostSink):
                 "task_id": change.wanted.task,
                 "path": file.path,
                 "content": file.content,
+                "digest": hashlib.sha256(file.content.encode()).hexdigest(),
                 "mode": file.mode,
                 "command": list(file.command) or None,
                 "signal": file.signal,
@@ -179,13 +179,30 @@ class FilesSink(_HostSink):
 
 
 def port_marks(host: str, answer: Answer) -> list[PortSpec]:
-    """The ports that a host reported under our mark, as far as they can be understood."""
-    specs = []
-    for port in answer.get("ports", []):
-        known = {field: port[field] for field in PortSpec.__struct_fields__ if port.get(field) is not None}
-        known |= {"host": host, "prefix": port.get("prefix") or 32}
-        specs.append(msgspec.convert(known, PortSpec, strict=False))
-    return specs
+    """The ports that a host reported under our mark.
+
+    A mark does not tell gateway and routes, so an adopted port is written anew once its pool is known.
+    """
+    return [
+        PortSpec(
+            host=host,
+            task=str(port["task"]),
+            app=str(port["app"]),
+            slot=int(port["slot"]),
+            instance=str(port["instance"]),
+            address=str(port["address"]),
+            prefix=int(port["prefix"]),
+            vlan=port.get("vlan") or None,
+            lease_generation=int(port["generation"]),
+        )
+        for port in answer.get("ports", [])
+    ]
+
+
+def newest_epoch(answer: Answer) -> Epoch:
+    """The highest epoch that a host has seen."""
+    seen = [answer.get("bridge_epoch"), *(port.get("epoch") for port in answer.get("ports", []))]
+    return Epoch(max(int(epoch or 0) for epoch in seen))
 
 
 def _attach(binding: BindingId, wanted: PortSpec) -> Operation:

@@ -55,6 +55,10 @@ class Records:
         batch = list(writes)
         if not batch:
             return
+        # A worker may be cancelled while the disk works; memory must follow what the store took all the same.
+        await asyncio.shield(self._commit(batch))
+
+    async def _commit(self, batch: Sequence[Write]) -> None:
         await self.store.commit(batch)
         self.book.accept(batch)
         for write in batch:

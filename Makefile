@@ -1,0 +1,71 @@
+# Two commands do everything: `make up` to try Mooring, `make test` to prove it.
+# The rest are parts of them. Variables: VENV, PYTHON, LAB_NAME, LAB_PORT_BASE.
+
+VENV ?= .venv
+PYTHON ?= python3
+LAB_NAME ?= lab
+LAB_PORT_BASE ?= 18000
+BIN := $(VENV)/bin
+LAB := $(BIN)/mooring lab
+LAB_OPTIONS := --name $(LAB_NAME) --port-base $(LAB_PORT_BASE)
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help packages venv up down demo test check lint unit bench bench-% coverage docs clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+
+packages: ## install the Debian packages that the lab and the tests need (as root)
+	@deploy/install-packages
+
+venv: $(VENV)/.ready ## make the virtual environment
+
+$(VENV)/.ready: pyproject.toml
+	@$(PYTHON) -m venv $(VENV) || { echo "mooring: no virtual environment: install python3-venv (make packages, as root)"; exit 3; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[lab,dev]'
+	@touch $@
+
+up: packages venv ## start lab and daemon, deploy a sample service, show what happened to it
+	@$(LAB) up $(LAB_OPTIONS)
+	@$(LAB) sample $(LAB_OPTIONS)
+
+down: venv ## stop lab and daemon; nothing is left behind
+	@$(LAB) down $(LAB_OPTIONS)
+
+demo: packages venv ## the whole story with its proofs, then clean up; exit status 0 if all of it worked
+	@$(LAB) demo $(LAB_OPTIONS)
+
+check: packages venv ## the fast gate: style, types, import contracts, unit, contract and simulation tests
+	@$(MAKE) --no-print-directory lint
+	@$(PYTEST) tests/unit tests/contract tests/sim
+
+lint: venv
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ."; exit 1; }
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+test: packages venv ## every test, with coverage
+	@$(MAKE) --no-print-directory lint
+	@rm -f build/coverage/.coverage*
+	@mkdir -p build/coverage
+	@$(BIN)/python -m coverage run -m pytest tests
+	@$(MAKE) --no-print-directory coverage
+
+coverage: venv
+	@$(BIN)/python -m coverage combine --quiet
+	@$(BIN)/python -m coverage report --skip-covered --fail-under=85
+
+bench: packages venv ## every benchmark; tables on the screen, figures in build/bench/*.json
+	@for file in tests/bench/bench_*.py; do $(BIN)/python $$file || exit 1; done
+
+bench-%: packages venv ## one benchmark
+	@$(BIN)/python tests/bench/bench_$*.py
+
+docs: venv ## write the generated pages anew
+	@$(BIN)/python -m mooring.controller.settings_page > docs/settings.md
+
+clean: ## remove what the build made
+	rm -rf build dist $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

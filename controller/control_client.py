@@ -1,0 +1,133 @@
+"""The commands' end of the control socket.
+
+Plain blocking HTTP over a Unix socket: a command asks once and prints.  Whatever goes wrong becomes one of
+three errors, because a script wants to know no more: the daemon is not there, you may not, it said no.
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlencode
+
+import msgspec
+
+from mooring.core.errors import Refused, Retryable
+from mooring.core.model import Lease
+from mooring.core.readmodel import Overview, PoolRow, Status
+from mooring.core.store import Note
+
+T = TypeVar("T")
+
+
+class Unreachable(Retryable):
+    """No daemon answers on the socket."""
+
+
+class NotPermitted(Refused):
+    """The daemon, or the socket's mode, does not admit this user."""
+
+
+class ControlClient:
+    """Asks the daemon.
+
+    Methods raise `Unreachable` or `NotPermitted`, and `Refused` or `Retryable` when that was its answer.
+    """
+
+    def __init__(self, socket_path: Path, timeout_s: float = 10.0) -> None:
+        self._path = socket_path
+        self._timeout_s = timeout_s
+
+    def status(self) -> Status:
+        """Instances, refusals and the daemon itself."""
+        return self._ask("GET", "/status", Status)
+
+    def leases(self) -> list[Lease]:
+        """Every address that is not free."""
+        return self._ask("GET", "/leases", list[Lease])
+
+    def pools(self) -> list[PoolRow]:
+        """Every pool."""
+        return self._ask("GET", "/pools", list[PoolRow])
+
+    def overview(self) -> Overview:
+        """The daemon itself."""
+        return self._ask("GET", "/overview", Overview)
+
+    def history(self, address: str | None = None, limit: int = 100) -> list[Note]:
+        """The newest `limit` notes first, of one address or of all."""
+        query = {"limit": str(limit)} | ({} if address is None else {"address": address})
+        return self._ask("GET", f"/history?{urlencode(query)}", list[Note])
+
+    def pause(self, app: str | None = None) -> Overview:
+        """Let effects wait, for one app or all."""
+        return self._ask("POST", "/pause", Overview, {"app": app})
+
+    def resume(self, app: str | None = None) -> Overview:
+        """End that pause."""
+        return self._ask("POST", "/resume", Overview, {"app": app})
+
+    def _ask(self, method: str, path: str, reply: type[T], body: Any = None) -> T:
+        status, content = self._exchange(method, path, None if body is None else msgspec.json.encode(body))
+        if status != 200:
+            raise _error(status, content)
+        try:
+            return msgspec.json.decode(content, type=reply)
+        except msgspec.DecodeError as error:
+            raise Refused(
+                f"{self._path}: cannot understand the answer to {path}: {error}; "
+                "is the daemon of another version than this command?"
+            ) from error
+
+    def _exchange(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
+        connection = _UnixConnection(self._path, self._timeout_s)
+        try:
+            connection.request(method, path, body)
+            reply = connection.getresponse()
+            return reply.status, reply.read()
+        except PermissionError as error:
+            raise NotPermitted(
+                f"{self._path}: you may not use this socket; use root, the daemon's user or its group"
+            ) from error
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            raise Unreachable(
+                f"{self._path}: no daemon listens there; start it with `mooring run`, "
+                "or give the --config or --socket that it runs with"
+            ) from error
+        except (OSError, http.client.HTTPException) as error:
+            raise Unreachable(
+                f"{self._path}: the daemon does not answer: {error or type(error).__name__}"
+            ) from error
+        finally:
+            connection.close()
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """`HTTPConnection` to a path in place of a host."""
+
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class _Failure(msgspec.Struct):
+    error: str
+
+
+def _error(status: int, content: bytes) -> Refused | Retryable:
+    try:
+        message = msgspec.json.decode(content, type=_Failure).error
+    except msgspec.DecodeError:
+        message = f"the daemon answered with status {status}"
+    if status == 403:
+        return NotPermitted(message)
+    if status == 503:
+        return Retryable(message)
+    return Refused(message)

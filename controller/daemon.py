@@ -1,0 +1,267 @@
+"""The daemon: the one place where all rooms meet.
+
+Everything is built here and handed to who needs it; no other module names a concrete store, sink or
+client.  A life goes like this:
+
+    1. open the store, alone                                   (another daemon's lock ends it here)
+    2. ask every host for our marks, take the next epoch       adopt
+    3. prime the sinks with what the store says is out there
+    4. watch Marathon; the first snapshot completes the view   watch
+    5. let the workers go, only then                           workers
+    6. on SIGTERM: no new keys, let the walks end, close everything in the reverse order
+
+Nothing is lost by dying at any of these points: what was wanted is stored before any effect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+
+import aiohttp
+import structlog
+from prometheus_client import CollectorRegistry
+
+from mooring.controller.access import Access
+from mooring.controller.adopt import Survey, adopt, survey
+from mooring.controller.control import ControlServer
+from mooring.controller.engine import Engine, Outside
+from mooring.controller.rehearse import Rehearsal
+from mooring.controller.settings import MarathonSettings, Settings, pools_of
+from mooring.controller.sinks import edge_sinks, host_sinks, newest_epoch, read_secret
+from mooring.controller.snapshot import Marathon
+from mooring.controller.store.memory import MemoryStore
+from mooring.controller.store.runners import ThreadRunner
+from mooring.controller.store.sqlite import SqliteStore
+from mooring.controller.stream import Pace, StreamReader
+from mooring.controller.version import version
+from mooring.core.clock import SystemClock
+from mooring.core.errors import Refused
+from mooring.core.model import Epoch
+from mooring.core.sink import Sink
+from mooring.core.store import Contents, PutFlag, Store
+from mooring.handlers.ansible import AnsibleRunner
+from mooring.handlers.hosts import Hosts
+from mooring.handlers.inventory import inventory_hosts
+from mooring.handlers.records import Records
+from mooring.ipam.book import LeaseBook
+from mooring.portal.http import make_app, serve
+from mooring.portal.metrics import Metrics
+from mooring.portal.pulse import Pulse
+from mooring.portal.pulse import start as start_pulse
+
+log = structlog.get_logger(__name__)
+
+_LAST_WALKS_S = 20.0  # how long walks may go on after SIGTERM
+_ASK_AGAIN_S = 2.0  # between two surveys of silent hosts
+_REBUILD = "rebuild"  # flag in the store: not every host has said what it has
+
+
+def run(settings: Settings, *, observe: bool = False) -> int:
+    """Live until SIGTERM or SIGINT; 0 after an orderly end, 1 if it could not start or had to give up."""
+    try:
+        asyncio.run(_live(settings, observe))
+    except Refused as error:
+        log.error("cannot run", reason=str(error))
+        return 1
+    return 0
+
+
+async def _live(settings: Settings, observe: bool) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        engine, ground = await _build(settings, observe, stack)
+        await _open_doors(settings, engine, stack)
+        await _work_until(stop, engine, ground, stack)
+    log.info("stopped")
+
+
+@dataclass(slots=True)
+class Ground:
+    """What the engine stands on, as far as it has to be started and watched here."""
+
+    hosts: Hosts
+    reader: StreamReader
+    found: Survey
+    rebuild: bool  # the store does not know all leases yet
+
+
+async def _build(settings: Settings, observe: bool, stack: AsyncExitStack) -> tuple[Engine, Ground]:
+    """Steps 1 to 3."""
+    clock, chance = SystemClock(), random.SystemRandom()
+    store, contents = await _store(settings, observe, stack)
+    names = await inventory_hosts(settings.ansible.inventory)
+    runner = _ansible(settings)
+    stack.push_async_callback(runner.close)
+    hosts = Hosts(runner, clock, contents.epoch)
+    stack.push_async_callback(hosts.close)
+    found = await survey(hosts, names)
+    session = await stack.enter_async_context(aiohttp.ClientSession(trust_env=False))
+    sinks = [*host_sinks(hosts, names), *edge_sinks(settings, store, session, clock)]
+    hosts.epoch = Epoch(max(contents.epoch, found.epoch, *[await newest_epoch(sink) for sink in sinks]) + 1)
+    await store.begin(hosts.epoch)
+    policy: list[Sink] = [Rehearsal(sink) for sink in sinks] if observe else sinks
+    records = _records(settings, store, contents)
+    access = access_of(settings.marathon)
+    marathon = Marathon(
+        access, clock, framework=contents.flags.get("framework"), timeout_s=settings.marathon.timeout_s
+    )
+    await stack.enter_async_context(marathon)
+    metrics = Metrics(CollectorRegistry(), version(), [sink.name for sink in policy])
+    outside = Outside(clock, chance, marathon, policy, hosts.epoch, metrics, observe)
+    engine = Engine(settings, records, outside)
+    stack.push_async_callback(engine.close)
+    rebuild = contents.fresh or _REBUILD in contents.flags
+    if rebuild:
+        await records.commit([PutFlag(_REBUILD, "1")])  # a restart half-way must not take it for done
+        engine.seats.close("the store is new, and the hosts have not all been heard")
+    adopted = await adopt(records, found, clock)
+    await engine.prime()
+    log.info("ground laid", epoch=hosts.epoch, adopted=adopted, silent=found.silent, observe=observe)
+    pace = Pace(silence_s=settings.marathon.silence_s)
+    reader = StreamReader(access, engine.watch, clock, chance, pace=pace)
+    return engine, Ground(hosts, reader, found, rebuild)
+
+
+async def _store(settings: Settings, observe: bool, stack: AsyncExitStack) -> tuple[Store, Contents]:
+    """The store, opened. An observer reads the real one, lets go of it and goes on in memory."""
+    runner = ThreadRunner()
+    stack.callback(runner.close)
+    real = SqliteStore(settings.store, runner)
+    contents = await real.open()
+    if not observe:
+        stack.push_async_callback(real.close)
+        return real, contents
+    await real.close()
+    rehearsed = MemoryStore(contents)
+    return rehearsed, await rehearsed.open()
+
+
+def _ansible(settings: Settings) -> AnsibleRunner:
+    ansible = settings.ansible
+    return AnsibleRunner(
+        ansible.inventory,
+        owner=settings.owner,
+        bridge=ansible.bridge,
+        timeout_s=ansible.play_timeout_s,
+        connect_timeout_s=ansible.connect_timeout_s,
+        parallel=ansible.parallel,
+    )
+
+
+def _records(settings: Settings, store: Store, contents: Contents) -> Records:
+    ttl = settings.dns.ttl if settings.dns else 0
+    book = LeaseBook(
+        pools_of(settings),
+        contents.leases,
+        idle_ttl_s=settings.leases.idle_ttl_s,
+        cooling_s=settings.leases.cooling_s,
+        dns_ttl_s=ttl,
+    )
+    return Records(store, book, contents)
+
+
+def access_of(marathon: MarathonSettings) -> Access:
+    """Endpoints and credentials, secrets read from their files."""
+    return Access(
+        endpoints=marathon.endpoints,
+        user=marathon.user,
+        password=read_secret(marathon.password_file) if marathon.password_file else None,
+        token=read_secret(marathon.token_file) if marathon.token_file else None,
+        ca_file=marathon.ca_file,
+    )
+
+
+async def _open_doors(settings: Settings, engine: Engine, stack: AsyncExitStack) -> None:
+    """The portal and the control socket: from here on the daemon can be asked."""
+    pulse = Pulse(engine.clock)
+    beat = start_pulse(pulse)
+    stack.callback(beat.cancel)
+    engine.metrics.collect_from(engine.report, pulse)
+    app = make_app(engine.report, engine.metrics.registry, pulse)
+    portal = await serve(app, settings.portal.address, settings.portal.port)
+    stack.push_async_callback(portal.cleanup)
+    control = ControlServer(settings.control.socket, engine.report, engine, group=settings.control.group)
+    await control.start()
+    stack.push_async_callback(control.close)
+
+
+async def _work_until(stop: asyncio.Event, engine: Engine, ground: Ground, stack: AsyncExitStack) -> None:
+    """Steps 4 to 6."""
+    engine.reader = ground.reader
+    tasks = {
+        "stream": asyncio.create_task(ground.reader.run(), name="stream"),
+        "watch": asyncio.create_task(engine.watch.run(), name="watch"),
+        "workers": asyncio.create_task(engine.work(), name="workers"),
+        "janitor": asyncio.create_task(engine.janitor.run(), name="janitor"),
+        "hosts": asyncio.create_task(_hear_all_hosts(engine, ground), name="hosts"),
+    }
+    stopped = asyncio.create_task(stop.wait(), name="stop")
+    watched = {stopped, *(tasks[name] for name in ("stream", "watch", "workers", "janitor"))}
+    ended, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+    log.info("stopping", because="signal" if stopped in ended else next(iter(ended)).get_name())
+    for name in ("stream", "watch", "janitor", "hosts"):
+        tasks[name].cancel()
+    with suppress(TimeoutError):  # what hangs is cancelled next; all it wanted is stored
+        await asyncio.wait_for(engine.queue.drain(), _LAST_WALKS_S)
+    tasks["workers"].cancel()
+    results = await asyncio.gather(*tasks.values(), return_exceptions=True)
+    stopped.cancel()
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+
+
+async def _hear_all_hosts(engine: Engine, ground: Ground) -> None:
+    """With a fresh store nothing is given out until every host has said what it has."""
+    if not ground.rebuild:
+        return
+    while ground.found.silent:
+        reasons = "; ".join(f"{host}: {reason}" for host, reason in sorted(ground.found.silent.items()))
+        engine.seats.close(f"the store is new and not all hosts have answered: {reasons}")
+        await engine.clock.sleep(_ASK_AGAIN_S)
+        ground.found = await survey(ground.hosts, sorted(ground.found.silent))
+        await adopt(engine.records, ground.found, engine.clock)
+    await engine.records.commit([PutFlag(_REBUILD, None)])
+    engine.seats.open()
+
+
+async def check(settings: Settings) -> list[tuple[str, bool, str]]:
+    """Reach every part: (part, whether it answers, one line)."""
+    async with _parts(settings) as parts:
+        return [await _checked(name, part) for name, part in parts]
+
+
+@asynccontextmanager
+async def _parts(settings: Settings) -> AsyncIterator[Sequence[tuple[str, Sink | Marathon]]]:
+    async with AsyncExitStack() as stack:
+        clock = SystemClock()
+        runner = _ansible(settings)
+        stack.push_async_callback(runner.close)
+        hosts = Hosts(runner, clock, Epoch(0))
+        session = await stack.enter_async_context(aiohttp.ClientSession(trust_env=False))
+        marathon = Marathon(access_of(settings.marathon), clock, timeout_s=settings.marathon.timeout_s)
+        await stack.enter_async_context(marathon)
+        names = await inventory_hosts(settings.ansible.inventory)
+        sinks: list[Sink] = [host_sinks(hosts, names)[0]]
+        blank = MemoryStore()
+        await blank.open()
+        sinks += edge_sinks(settings, blank, session, clock)
+        yield [("marathon", marathon), *((sink.name, sink) for sink in sinks)]
+
+
+async def _checked(name: str, part: Sink | Marathon) -> tuple[str, bool, str]:
+    try:
+        if isinstance(part, Marathon):
+            found = await part.identity()
+            return name, True, f"Marathon {found.version}, leader {found.leader}"
+        return name, True, await part.check()
+    except Exception as error:  # whatever it is, this part cannot be reached, and the others shall be tried
+        return name, False, f"{type(error).__name__}: {error}"

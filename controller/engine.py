@@ -1,0 +1,300 @@
+"""The engine: view, queue, workers and handlers, put together over any store, sinks and Marathon.
+
+The daemon builds it over the real ones, a simulation over twins and a virtual clock.  It implements the two
+commands that change what it does (`pause`, `resume`) and answers the read model's questions about itself.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from mooring.controller.addresses import HostAddresses
+from mooring.controller.claims import Claims
+from mooring.controller.janitor import Janitor
+from mooring.controller.latency import Latency
+from mooring.controller.queue import WorkQueue
+from mooring.controller.reconcile import Reconciler, Surroundings, is_member
+from mooring.controller.report import Report
+from mooring.controller.settings import Settings
+from mooring.controller.snapshot import Marathon
+from mooring.controller.stream import StreamReader
+from mooring.controller.version import version
+from mooring.controller.view import View
+from mooring.controller.watch import Watch
+from mooring.controller.workers import Workers
+from mooring.core.batch import Batcher
+from mooring.core.clock import Clock
+from mooring.core.labels import Rules
+from mooring.core.model import (
+    AppId,
+    Binding,
+    BindingId,
+    Epoch,
+    HostName,
+    Instance,
+    InstanceId,
+    PoolName,
+    State,
+)
+from mooring.core.readmodel import EVERYTHING, Overview, Vitals
+from mooring.core.sink import Sink
+from mooring.core.store import PutFlag
+from mooring.handlers.converge import Converger
+from mooring.handlers.create import Seats
+from mooring.handlers.kill import Kills
+from mooring.handlers.records import Records
+from mooring.handlers.restart import Restarts
+from mooring.handlers.wants import Wiring
+from mooring.ipam.pools import Pools
+from mooring.portal.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+_PAUSED = "paused:"
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What differs between a daemon, an observer and a simulation."""
+
+    clock: Clock
+    chance: random.Random
+    marathon: Marathon
+    sinks: Sequence[Sink]
+    epoch: Epoch
+    metrics: Metrics
+    observe: bool = False
+
+
+class Engine:
+    """All moving parts of the controller."""
+
+    def __init__(self, settings: Settings, records: Records, outside: Outside) -> None:
+        self.settings = settings
+        self.records = records
+        self.clock = outside.clock
+        self.metrics = outside.metrics
+        self.reader: StreamReader | None = None
+        self._outside = outside
+        marathon = settings.marathon
+        self.view = View(absence_confirm_s=marathon.absence_confirm_s)
+        self.claims = Claims(rules_of(settings, records.book.pools))
+        self.latency = Latency(self.clock, self.metrics.applied, self.metrics.sink_answered)
+        self.queue: WorkQueue[BindingId] = WorkQueue(
+            self.clock,
+            outside.chance,
+            cap_s=30.0,
+            waited=self.metrics.work_started,
+            worked=self.metrics.work_ended,
+        )
+        self.batchers = {sink.name: Batcher(sink, self.clock) for sink in outside.sinks}
+        self.addresses = HostAddresses(settings.hosts, self.clock, self._host_resolved)
+        self.seats = Seats(records, self.clock, settings.leases.seat_wait_s)
+        self.reconciler = self._make_reconciler()
+        self.workers = Workers(
+            self.queue,
+            self.reconciler,
+            self.clock,
+            settings.workers,
+            self.is_paused,
+            self._reconciled,
+        )
+        self.watch = Watch(
+            self.view,
+            outside.marathon,
+            self.queue,
+            self.clock,
+            outside.chance,
+            marathon.snapshot_every_s,
+            heard=self.latency.heard,
+            stored_keys=lambda: [binding.id for binding in records.all()],
+            snapshot_ended=self.metrics.snapshot_taken,
+        )
+        self.janitor = Janitor(records, self.view, self.clock, self.claims.forget)
+        self.report = Report(
+            self.view, records, self.claims, self.reconciler, self.overview, self.readiness, self.vitals
+        )
+        records.on_change = self._binding_changed
+        self.view.restore(_as_last_seen(binding) for binding in records.all() if "~" not in binding.id)
+
+    def _make_reconciler(self) -> Reconciler:
+        wiring = {pool.name: _wiring(pool.name, self.records.book.pools) for pool in self.records.book.pools}
+        zone = self.settings.dns.zone if self.settings.dns else None
+        seat_wait_s = self.settings.leases.seat_wait_s
+        return Reconciler(
+            view=self.view,
+            claims=self.claims,
+            records=self.records,
+            seats=self.seats,
+            restarts=Restarts(self.records, self.clock, seat_wait_s),
+            kills=Kills(self.records, self.clock),
+            converger=Converger(self.batchers, self.records, self._outside.epoch, self.latency.outcome),
+            surroundings=Surroundings(wiring, zone, self.addresses),
+            wake=self.queue.add,
+        )
+
+    # -- life
+
+    async def prime(self) -> None:
+        """Tell every sink what the store says may be out there, before the first change."""
+        for sink in self._outside.sinks:
+            shown = {}
+            for binding in self.records.all():
+                state = binding.sink(sink.name)
+                tried = () if state.wanted is None or state.wanted == state.applied else (state.wanted,)
+                if specs := (*state.shown, *tried):
+                    shown[binding.id] = specs
+            await sink.prime(shown)
+
+    async def work(self) -> None:
+        """Wait for the first snapshot, then work until the queue is closed."""
+        await self.watch.complete.wait()
+        framework = self._outside.marathon.framework
+        if framework and self.records.flags.get("framework") != framework:
+            await self.records.commit([PutFlag("framework", framework)])
+        log.info("view complete", apps=len(self.view.apps()), instances=len(self.view.instances()))
+        await self.workers.run()
+
+    async def close(self) -> None:
+        """Let what is in the air land; nothing new takes off."""
+        self.queue.close()
+        await self.addresses.close()
+        for batcher in self.batchers.values():
+            await batcher.close()
+
+    # -- commands
+
+    async def pause(self, app: AppId | None) -> None:
+        """Intentions are kept, effects wait: for one app, or for all."""
+        await self.records.commit([PutFlag(_PAUSED + (app or EVERYTHING), "1")])
+        log.info("paused", app=app or "everything")
+
+    async def resume(self, app: AppId | None) -> None:
+        """Undo the pause of that name and look at everything that waited."""
+        await self.records.commit([PutFlag(_PAUSED + (app or EVERYTHING), None)])
+        keys = {BindingId(instance.id) for instance in self.view.instances()}
+        for key in sorted(keys | {binding.id for binding in self.records.all()}):
+            self.queue.add(key)
+        log.info("resumed", app=app or "everything")
+
+    def is_paused(self, key: BindingId) -> bool:
+        """Whether effects for this instance wait."""
+        paused = self.paused()
+        return bool(paused) and (EVERYTHING in paused or self._app_of(key) in paused)
+
+    def paused(self) -> tuple[str, ...]:
+        """The app ids that are paused, or `EVERYTHING`."""
+        return tuple(
+            sorted(name.removeprefix(_PAUSED) for name in self.records.flags if name.startswith(_PAUSED))
+        )
+
+    def _app_of(self, key: BindingId) -> str:
+        binding = self.records.get(key)
+        if binding is not None:
+            return binding.app
+        instance = self.view.instance(InstanceId(key))
+        return instance.app if instance else ""
+
+    # -- the read model's questions about the daemon itself
+
+    def overview(self) -> Overview:
+        age = self.watch.snapshot_at
+        attached_to = self.reader.attached_to if self.reader else None
+        problem = (self.reader.last_failure if self.reader else None) or "not attached yet"
+        return Overview(
+            version=version(),
+            epoch=self._outside.epoch,
+            owner=self.settings.owner,
+            observe=self._outside.observe,
+            paused=self.paused(),
+            brake=self.view.brake,
+            stream=f"attached to {attached_to}" if attached_to else problem,
+            snapshot_age_s=None if age is None else self.clock.monotonic() - age,
+        )
+
+    def readiness(self) -> Sequence[str]:
+        reasons = []
+        if not self.view.complete:
+            reasons.append("no complete listing of Marathon yet")
+        if self.reader is None or not self.reader.is_attached:
+            reasons.append(f"event stream: {self.overview().stream}")
+        if self.watch.snapshot_problem:
+            reasons.append(f"snapshot: {self.watch.snapshot_problem}")
+        if self.view.brake:
+            reasons.append(f"brake: {self.view.brake}")
+        if self.seats.closed:
+            reasons.append(f"no address is given out: {self.seats.closed}")
+        return reasons
+
+    def vitals(self, unsettled: Mapping[str, int]) -> Vitals:
+        intake = self.watch.intake
+        longest = self.queue.longest_s()
+        return Vitals(
+            workers=self.settings.workers,
+            queue_depth=self.queue.depth(),
+            running_s=(longest, *[0.0] * (self.queue.processing() - 1)) if self.queue.processing() else (),
+            attached=self.reader is not None and self.reader.is_attached,
+            last_event_at=self.watch.last_event_at,
+            events={"decoded": dict(intake.decoded), "ignored": dict(intake.ignored)},
+            skipped=dict(intake.unreadable) | ({"oversized": self.reader.oversized} if self.reader else {}),
+            unsettled=unsettled,
+            adds=self.queue.adds,
+            retries=self.queue.retries,
+            reconnects=self.reader.failures if self.reader else 0,
+        )
+
+    # -- reactions
+
+    def _reconciled(self, key: BindingId, result: str, seconds: float) -> None:
+        self.metrics.reconciled(result, seconds)
+        if result == "success":
+            self.latency.settled(key)
+
+    def _binding_changed(self, before: Binding | None, after: Binding | None) -> None:
+        """Somebody's dependents may have to be told."""
+        newest = after or before
+        assert newest is not None
+        if _as_member(before) == _as_member(after):
+            return
+        for app in self.claims.dependents(newest.app):
+            for binding in self.records.of_app(app):
+                self.queue.add(binding.id)
+
+    def _host_resolved(self, host: HostName) -> None:
+        for binding in self.records.all():
+            if binding.host == host:
+                self.queue.add(binding.id)
+
+
+def rules_of(settings: Settings, pools: Pools) -> Rules:
+    """What app owners may ask for under this configuration."""
+    return Rules(
+        pools={pool.name: pool for pool in pools},
+        balancer_groups=frozenset(settings.balancer_groups),
+        zone=settings.dns.zone if settings.dns else "",
+        ttl=settings.dns.ttl if settings.dns else 10,
+    )
+
+
+def _wiring(name: PoolName, pools: Pools) -> Wiring:
+    pool = pools.named(name)
+    gateway = str(pool.gateway) if pool.gateway else None
+    return Wiring(pool.network.prefixlen, gateway, pool.vlan, pool.mtu, pool.routes)
+
+
+def _as_last_seen(binding: Binding) -> Instance:
+    """What Marathon said when the binding was stored, so that its absence now is judged like any other."""
+    return Instance(
+        binding.instance, binding.incarnation, binding.task, binding.app, binding.host, State.RUNNING
+    )
+
+
+def _as_member(binding: Binding | None) -> tuple[object, ...] | None:
+    """What dependents can see of a binding; None: nothing."""
+    if binding is None or not is_member(binding):
+        return None
+    return (binding.slot, binding.address, binding.host)

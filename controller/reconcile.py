@@ -1,0 +1,246 @@
+"""One instance, brought in step: the body of every worker.
+
+    1. compare what Marathon says with what we hold            decide
+    2. do what the comparison asks of our records              handlers: create, restart, kill
+    3. compute what every sink shall show, store it            wants, health
+    4. walk the sinks, asking 1 to 3 again at every step       converge
+    5. give back what is proven unused, or come back later     Verdict
+
+Nothing here knows why it was called.  An event, a snapshot, a retry and an operator's `resume` all put the
+same key into the same queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from mooring.controller.claims import Claims
+from mooring.controller.decide import Decision, decide
+from mooring.core.errors import Refused, Retryable
+from mooring.core.labels import Claim, IpPolicy
+from mooring.core.model import App, AppId, Binding, BindingId, HostName, Instance, InstanceId, PoolName
+from mooring.core.sink import NotPossible
+from mooring.core.template import Member
+from mooring.handlers.converge import Converger, Walk
+from mooring.handlers.create import Seats
+from mooring.handlers.health import only_network, show
+from mooring.handlers.kill import Kills
+from mooring.handlers.records import Records
+from mooring.handlers.restart import Restarts
+from mooring.handlers.wants import LEDGER, NETWORK, Facts, FileRefused, Wiring, member_of, wants_of
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the queue shall do with the key. `after_s` None with `again` leaves the delay to its back-off."""
+
+    again: bool = False
+    after_s: float | None = None
+    reason: str = ""
+
+
+class Observed(Protocol):
+    """The part of the view that is needed here."""
+
+    def instance(self, id: InstanceId) -> Instance | None: ...
+
+    def app(self, id: AppId) -> App | None: ...
+
+    def is_deleted(self, app: AppId) -> bool: ...
+
+    def forget(self, id: InstanceId) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the configuration says, as far as wants depend on it."""
+
+    wiring: Mapping[PoolName, Wiring]
+    zone: str | None
+    host_address: Callable[[HostName], str | None]
+
+
+class Reconciler:
+    """Decides and acts for one instance at a time; many run side by side, never two for one key."""
+
+    def __init__(
+        self,
+        view: Observed,
+        claims: Claims,
+        records: Records,
+        seats: Seats,
+        restarts: Restarts,
+        kills: Kills,
+        converger: Converger,
+        surroundings: Surroundings,
+        wake: Callable[[BindingId], None],
+    ) -> None:
+        """`wake` puts another instance's key into the queue."""
+        self._view = view
+        self._claims = claims
+        self._records = records
+        self._seats = seats
+        self._restarts = restarts
+        self._kills = kills
+        self._converger = converger
+        self._around = surroundings
+        self._wake = wake
+        self.problems: dict[BindingId, str] = {}
+
+    async def reconcile(self, key: BindingId) -> Verdict:
+        """Bring one instance in step as far as it is possible now."""
+        try:
+            walk = await self._converger.settle(lambda: self._refresh(key))
+            verdict = await self._conclude(key, walk)
+        except Retryable as error:
+            verdict = Verdict(True, error.after_s, str(error))
+        except Refused as error:
+            verdict = Verdict(reason=str(error))
+        if verdict.reason:
+            self.problems[key] = verdict.reason
+        else:
+            self.problems.pop(key, None)
+        return verdict
+
+    async def _refresh(self, key: BindingId) -> Binding | None:
+        """Steps 1 to 3: the binding as it shall be, stored; None when there is nothing to hold."""
+        bound = self._records.get(key)
+        observed = self._view.instance(InstanceId(key))
+        decision = decide(observed, bound)
+        if decision is Decision.NOTHING:
+            return bound
+        if decision is Decision.KILL:
+            assert bound is not None
+            return await self._kills.depart(bound)
+        assert observed is not None
+        app = self._view.app(observed.app)
+        if app is None:
+            return bound  # its app is being fetched; the key comes again with it
+        claim = self._claims.of(app)
+        if decision is Decision.CREATE:
+            if claim is None:
+                raise Refused(self._claims.refusals.get(app.id, "its labels were refused"))
+            bound = await self._seats.create(observed, app, claim)
+        elif decision is Decision.RESTART and bound is not None:
+            bound = await self._restarts.restart(bound, observed)
+        assert bound is not None
+        return await self._show(bound, observed, app, claim)
+
+    async def _show(self, bound: Binding, observed: Instance, app: App, claim: Claim | None) -> Binding:
+        if claim is not None and claim.pool is not None and bound.address is None and not bound.departing:
+            bound = await self._seats.seat(bound, app, claim)
+        await self._restarts.follow(bound)
+        facts = self._facts(bound, observed, app, claim or Claim(app.id, bound.pool))
+        try:
+            wants = wants_of(facts, bound)
+        except FileRefused as error:
+            self._claims.refuse(app.id, str(error))
+            raise Refused(str(error)) from error
+        if claim is None:
+            wants = only_network(wants)
+        return await show(self._records, bound, wants, self._converger.sinks)
+
+    def _facts(self, bound: Binding, observed: Instance, app: App, claim: Claim) -> Facts:
+        lease = self._records.book.by_address(bound.address) if bound.address else None
+        sources = {source for notice in claim.notices for source in notice.sources}
+        return Facts(
+            instance=observed,
+            app=app,
+            claim=claim,
+            wiring=self._around.wiring.get(bound.pool) if bound.pool else None,
+            zone=self._around.zone,
+            lease_generation=lease.generation if lease else 0,
+            host_address=self._around.host_address(bound.host),
+            members={source: self.members(source) for source in sources},
+        )
+
+    def members(self, app_id: AppId) -> tuple[Member, ...]:
+        """Who belongs to an app, as its dependents see it: everyone on the books who is not leaving."""
+        app = self._view.app(app_id)
+        claim = self._claims.of(app) if app else None
+        if app is None or claim is None:
+            return ()
+        found: list[Member] = []
+        for binding in self._records.of_app(app_id):
+            observed = self._view.instance(binding.instance)
+            if observed is not None and is_member(binding):
+                # Wants of a member never depend on its own members here, which ends the recursion.
+                facts = Facts(
+                    observed, app, claim, None, self._around.zone, 0,
+                    self._around.host_address(binding.host), {},
+                )  # fmt: skip
+                found.append(member_of(facts, binding))
+        return tuple(sorted(found, key=_seat_order))
+
+    async def _conclude(self, key: BindingId, walk: Walk) -> Verdict:
+        """Step 5."""
+        bound = self._records.get(key)
+        if bound is None:
+            self._seats.forget(key)
+            self._view.forget(InstanceId(key))
+            return Verdict()
+        if NETWORK in walk.failed:
+            moved = await self._host_is_silent(bound, walk)
+            if moved:
+                return Verdict(True, 0.0)
+        if bound.departing and bound.settled:
+            await self._let_go(bound)
+            return Verdict()
+        if walk.retry is not None:
+            return Verdict(True, walk.retry.after_s, _why(walk))
+        return Verdict(reason=_why(walk))
+
+    async def _host_is_silent(self, bound: Binding, walk: Walk) -> bool:
+        """A port could not be removed. True if the instance has left it behind and can go on."""
+        reason = walk.failed[NETWORK].reason
+        if bound.departing:
+            await self._kills.strand(bound, reason)
+            self._wake_waiting(bound.app)
+            return False
+        if not self._restarts.gives_up_waiting(bound):
+            return False
+        rest = await self._restarts.leave_behind(bound)
+        log.warning("left behind", instance=bound.instance, address=bound.address, reason=reason)
+        for left in self._records.of_app(rest.app):
+            if left.departing:
+                self._wake(left.id)
+        return True
+
+    async def _let_go(self, bound: Binding) -> None:
+        app = self._view.app(bound.app)
+        claim = self._claims.of(app) if app else None
+        keep = claim is None or claim.policy is not IpPolicy.TASK
+        keep = keep and not self._view.is_deleted(bound.app)
+        await self._kills.finish(bound, keep, f"{bound.instance} is gone")
+        self._seats.forget(bound.id)
+        self._restarts.forget(bound.id)
+        self._view.forget(InstanceId(bound.id))
+        log.info("let go", instance=bound.instance, app=bound.app, address=bound.address)
+        self._wake_waiting(bound.app)
+
+    def _wake_waiting(self, app: AppId) -> None:
+        for key in self._seats.waiting(app):
+            self._wake(key)
+
+
+def is_member(binding: Binding) -> bool:
+    """On the books and not on its way out."""
+    return not binding.departing and binding.sink(LEDGER).applied is not None
+
+
+def _seat_order(member: Member) -> tuple[bool, int, str]:
+    return (member.slot is None, member.slot or 0, member.address)
+
+
+def _why(walk: Walk) -> str:
+    parked = " (not tried again by itself)"
+    return "; ".join(
+        f"{sink}: {outcome.reason}{parked if isinstance(outcome, NotPossible) else ''}"
+        for sink, outcome in walk.failed.items()
+    )

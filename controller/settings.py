@@ -1,0 +1,293 @@
+"""The configuration file: one TOML document, checked whole before anything starts.
+
+Every setting carries its meaning, unit and default here, and `docs/settings.md` is generated from these
+descriptions.  `load_settings` reports all faults at once, each with file, key and remedy, because an
+operator who has to restart once per mistake stops trusting the program.  Secrets may be given in
+the file or, better, as the path of a file that holds them (`*_file`).
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mooring.core.errors import ConfigRefused
+from mooring.core.specs import Route
+from mooring.ipam.pools import Pool, Pools
+
+
+def _http_url(value: str) -> str:
+    if not value.startswith(("http://", "https://")):
+        raise ValueError("must start with http:// or https://")
+    return value.rstrip("/")
+
+
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+Seconds = Annotated[float, Field(gt=0)]
+TcpPort = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Section(BaseModel):
+    """A table of the file; unknown keys are mistakes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MarathonSettings(Section):
+    """Where Marathon is and how it is watched."""
+
+    endpoints: tuple[HttpUrl, ...] = Field(min_length=1, description="Base URLs of all Marathon instances.")
+    user: str | None = Field(None, description="User for HTTP Basic authentication.")
+    password_file: Path | None = Field(None, description="File with the password for `user`.")
+    token_file: Path | None = Field(None, description="File with a DC/OS authentication token.")
+    ca_file: Path | None = Field(None, description="CA bundle for https endpoints.")
+    silence_s: Seconds = Field(
+        25.0, description="A stream silent for so long is dead; Marathon sends a heartbeat each 10 s."
+    )
+    snapshot_every_s: Seconds = Field(
+        120.0, description="Time between full snapshots while the stream is up."
+    )
+    absence_confirm_s: Seconds = Field(
+        60.0, description="An instance missing from two snapshots at least this far apart is gone."
+    )
+    timeout_s: Seconds = Field(30.0, description="Longest time for one REST reply.")
+
+    @model_validator(mode="after")
+    def _one_way_in(self) -> MarathonSettings:
+        if (self.user is None) != (self.password_file is None):
+            raise ValueError("user and password_file go together")
+        if self.user is not None and self.token_file is not None:
+            raise ValueError("give either user and password_file, or token_file")
+        return self
+
+
+class RouteSettings(Section):
+    """A route that every container of the pool gets."""
+
+    to: str = Field(description="Network in CIDR form.")
+    via: str = Field(description="Next hop, inside the pool.")
+
+
+class PoolSettings(Section):
+    """A subnet from which containers get their addresses."""
+
+    network: str = Field(description="The subnet in CIDR form, such as 10.64.0.0/22.")
+    gateway: str | None = Field(None, description="Default gateway inside the container.")
+    vlan: int | None = Field(None, ge=1, le=4094, description="VLAN tag of the switch port; none: untagged.")
+    mtu: int | None = Field(None, ge=576, le=9216, description="MTU of the container's interface.")
+    routes: tuple[RouteSettings, ...] = Field((), description="More routes inside the container.")
+    exclude: tuple[str, ...] = Field(
+        (), description="Addresses or ranges (`10.64.0.2-10.64.0.9`) never given out."
+    )
+    reserve: dict[str, str] = Field(
+        default_factory=dict, description="Address = note; kept out of the pool by name."
+    )
+    owners: tuple[str, ...] = Field((), description="App id prefixes that may use the pool; empty: all.")
+
+
+class LeaseSettings(Section):
+    """How long addresses rest."""
+
+    cooling_s: Seconds = Field(
+        300.0, description="Quarantine of a released address; switches forget it meanwhile."
+    )
+    idle_ttl_s: Seconds = Field(7 * 86400.0, description="How long an empty slot keeps its address.")
+    seat_wait_s: Seconds = Field(
+        10.0, description="How long a new instance waits for the seat that a leaving one still holds."
+    )
+
+
+class AnsibleSettings(Section):
+    """How the hosts are reached."""
+
+    inventory: Path = Field(
+        description="Ansible inventory; host names equal the agents' host names in Marathon."
+    )
+    bridge: str = Field(
+        "br-mooring", pattern=r"^[A-Za-z0-9._-]{1,15}$", description="Open vSwitch bridge on the hosts."
+    )
+    interface: str = Field(
+        "eth0", pattern=r"^[a-z0-9._-]{1,15}$", description="Interface name inside containers."
+    )
+    connect_timeout_s: int = Field(5, ge=1, description="Time for ssh to connect.")
+    play_timeout_s: Seconds = Field(60.0, description="Longest time for one play.")
+    parallel: int = Field(4, ge=1, le=64, description="Plays at a time, each for one host.")
+
+
+class DnsSettings(Section):
+    """The dynamic zones (RFC 2136)."""
+
+    server: str = Field(description="Address of the primary name server.")
+    port: TcpPort = Field(53, description="Its port.")
+    zone: str = Field(description="Forward zone for all names.")
+    reverse_zones: tuple[str, ...] = Field((), description="Reverse zones that take PTR records.")
+    key_name: str = Field(description="Name of the TSIG key.")
+    key_algorithm: Literal["hmac-sha256", "hmac-sha384", "hmac-sha512"] = Field(
+        "hmac-sha256", description="Its algorithm."
+    )
+    secret_file: Path = Field(description="File with the key's base64 secret.")
+    ttl: int = Field(10, ge=1, le=86400, description="TTL of new records, seconds.")
+    timeout_s: Seconds = Field(5.0, description="Longest time for one update.")
+
+
+class HaproxySettings(Section):
+    """An HAProxy on this machine, in master-worker mode."""
+
+    config: Path = Field(description="The file that Mooring renders.")
+    socket: Path = Field(description="Runtime API socket, admin level.")
+    master_socket: Path = Field(description="Master CLI socket (`haproxy -S`).")
+    http_bind: str = Field("*:80", description="Where the HTTP frontend listens.")
+    bind_address: str = Field("*", description="Address for service ports.")
+    binary: str = Field("haproxy", description="Program that checks a candidate file.")
+    adopt: bool = Field(False, description="Replace a file that does not carry our mark.")
+
+
+class NginxSettings(Section):
+    """An Nginx on this machine."""
+
+    root: Path = Field(description="Directory with one generation each and the link `current`.")
+    pid_file: Path = Field(description="Pid file of the Nginx master.")
+    status_socket: Path = Field(description="Unix socket on which the running generation is proven.")
+    http_bind: str = Field("*:8080", description="Where the HTTP servers listen.")
+    binary: str = Field("nginx", description="Program that checks a candidate.")
+    adopt: bool = Field(False, description="Replace a configuration that does not carry our mark.")
+
+
+class WebhookSettings(Section):
+    """A CMDB that takes signed HTTP requests."""
+
+    url: HttpUrl = Field(description="Base URL; items are put to <url>/items/<key>.")
+    secret_file: Path = Field(description="File with the secret of the HMAC-SHA256 signature.")
+    timeout_s: Seconds = Field(10.0, description="Longest time for one request.")
+
+
+class PortalSettings(Section):
+    """HTTP for machines: health, readiness, metrics."""
+
+    address: str = Field("127.0.0.1", description="Listening address.")
+    port: TcpPort = Field(8053, description="Listening port.")
+
+
+class ControlSettings(Section):
+    """The local socket behind every command."""
+
+    socket: Path = Field(Path("/run/mooring/control.sock"), description="Unix socket.")
+    group: str | None = Field(
+        None, description="Besides root and the daemon's user, members of this group may command."
+    )
+
+
+class LogSettings(Section):
+    """Structured logs on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe level shown."
+    )
+    format: Literal["json", "console"] = Field("json", description="One JSON object a line, or for people.")
+
+
+class Settings(Section):
+    """The whole file."""
+
+    owner: str = Field(
+        "mooring",
+        pattern=r"^[a-z0-9-]{1,32}$",
+        description="Our mark on switch ports, DNS names and proxy files; one for each Marathon.",
+    )
+    store: Path = Field(description="SQLite file with leases and bindings.")
+    balancer_groups: tuple[str, ...] = Field(
+        ("external",), description="HAPROXY_GROUP values served here; `*`: all."
+    )
+    hosts: dict[str, str] = Field(
+        default_factory=dict, description="Agent host name = address, for names that do not resolve here."
+    )
+    workers: int = Field(64, ge=1, le=1024, description="Instances worked on at a time.")
+    marathon: MarathonSettings
+    pools: dict[str, PoolSettings] = Field(min_length=1, description="Pools by name.")
+    leases: LeaseSettings = LeaseSettings()  # type: ignore[call-arg]
+    ansible: AnsibleSettings
+    dns: DnsSettings | None = Field(None, description="Without it, no names.")
+    haproxy: HaproxySettings | None = Field(None, description="Without it, no HAProxy.")
+    nginx: NginxSettings | None = Field(None, description="Without it, no Nginx.")
+    webhook: WebhookSettings | None = Field(None, description="Without it, only the local ledger.")
+    portal: PortalSettings = PortalSettings()  # type: ignore[call-arg]
+    control: ControlSettings = ControlSettings()  # type: ignore[call-arg]
+    log: LogSettings = LogSettings()  # type: ignore[call-arg]
+
+
+def load_settings(path: Path) -> Settings:
+    """Read and check the file. Raises `ConfigRefused` with every problem: file, key, remedy."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigRefused([f"{path}: cannot be read: {error.strerror}; give --config FILE"]) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigRefused([f"{path}: is not TOML: {error}"]) from error
+    try:
+        settings = Settings.model_validate(table)
+    except ValidationError as error:
+        raise ConfigRefused([_problem(path, fault) for fault in error.errors()]) from error
+    if problems := [f"{path}: {problem}" for problem in (*_pool_faults(settings), *_missing_files(settings))]:
+        raise ConfigRefused(problems)
+    return settings
+
+
+def _problem(path: Path, fault: Any) -> str:
+    key = ".".join(str(part) for part in fault["loc"])
+    remedies = {"missing": "set it", "extra_forbidden": "remove it or correct its spelling"}
+    remedy = remedies.get(fault["type"], f"got {fault.get('input')!r:.80}")
+    return f"{path}: {key or 'file'}: {fault['msg']}; {remedy}"
+
+
+def pools_of(settings: Settings) -> Pools:
+    """The pools as the address book knows them. Raises `ConfigRefused` with every fault of every pool."""
+    pools: list[Pool] = []
+    faults: list[str] = []
+    for name, table in settings.pools.items():
+        try:
+            pools.append(_pool(name, table))
+        except ConfigRefused as error:
+            faults += error.problems
+    if faults:
+        raise ConfigRefused(faults)
+    return Pools(pools)
+
+
+def _pool(name: str, table: PoolSettings) -> Pool:
+    return Pool.parse(
+        name,
+        table.network,
+        gateway=table.gateway,
+        vlan=table.vlan,
+        mtu=table.mtu,
+        routes=[Route(route.to, route.via) for route in table.routes],
+        exclude=table.exclude,
+        reservations=table.reserve,
+        groups=table.owners,
+    )
+
+
+def _pool_faults(settings: Settings) -> tuple[str, ...]:
+    try:
+        pools_of(settings)
+    except ConfigRefused as error:
+        return error.problems
+    return ()
+
+
+def _missing_files(settings: Settings) -> Iterator[str]:
+    files = {
+        "ansible.inventory": settings.ansible.inventory,
+        "marathon.password_file": settings.marathon.password_file,
+        "marathon.token_file": settings.marathon.token_file,
+        "marathon.ca_file": settings.marathon.ca_file,
+        "dns.secret_file": settings.dns.secret_file if settings.dns else None,
+        "webhook.secret_file": settings.webhook.secret_file if settings.webhook else None,
+    }
+    for key, path in files.items():
+        if path is not None and not path.is_file():
+            yield f"{key}: {path} is not a file; create it or correct the path"

@@ -1,0 +1,151 @@
+"""The REST side of Marathon: complete listings, and one app's listing.
+
+A snapshot counts only if it shows one Marathon: the framework id and the leader are asked before and
+after, and if either changed in between, or the framework is not the one we first saw, it is thrown away.
+So is a reply of the wrong type, a truncated one, and anything that does not decode.  What is thrown away
+raises `Retryable`, or `OtherCluster` if waiting cannot help; it never becomes an empty listing.
+
+Any endpoint will do, because standbys proxy to the leader.  The one that answered last is asked first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from http import HTTPStatus
+from types import TracebackType
+from typing import TypeVar
+
+import msgspec
+from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector
+
+from mooring.controller.access import Access
+from mooring.controller.listing import AppListing, Snapshot, read_app, read_apps, read_pods
+from mooring.core.clock import Clock
+from mooring.core.errors import Refused, Retryable
+from mooring.core.model import AppId
+
+_Reply = TypeVar("_Reply")
+
+
+class OtherCluster(Refused):
+    """The endpoint serves another Marathon than the one this daemon follows."""
+
+
+class _Info(msgspec.Struct, rename="camel"):
+    framework_id: str | None = None
+    version: str = ""
+
+
+class _Leader(msgspec.Struct):
+    leader: str
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which Marathon answered."""
+
+    framework: str
+    leader: str
+    version: str
+
+
+class Marathon:
+    """Asks Marathon what there is. Use as an async context manager."""
+
+    def __init__(
+        self, access: Access, clock: Clock, *, framework: str | None = None, timeout_s: float = 30.0
+    ) -> None:
+        """`framework` is the id seen in an earlier life; None accepts the first one that answers."""
+        self.framework = framework
+        self._access = access
+        self._clock = clock
+        self._endpoints = list(access.endpoints)
+        self._timeout = ClientTimeout(total=timeout_s, sock_connect=min(3.0, timeout_s))
+        self._session: ClientSession | None = None
+
+    async def __aenter__(self) -> Marathon:
+        self._session = ClientSession(
+            connector=TCPConnector(ssl=self._access.tls()), timeout=self._timeout, trust_env=False
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def identity(self) -> Identity:
+        """Who answers. Raises `Retryable`; does not judge whether it is the right one."""
+        info = _decode(_Info, await self._get("/v2/info"), "/v2/info")
+        leader = _decode(_Leader, await self._get("/v2/leader"), "/v2/leader").leader
+        if not info.framework_id:
+            raise Retryable("/v2/info: Marathon is not registered with Mesos yet")
+        return Identity(info.framework_id, leader, info.version)
+
+    async def snapshot(self) -> Snapshot:
+        """Everything Marathon runs. Raises `Retryable`, or `OtherCluster`."""
+        begun = self._clock.monotonic()
+        before = await self.identity()
+        self._must_be_ours(before)
+        apps = read_apps(await self._get("/v2/apps?embed=apps.tasks"), begun)
+        pods = read_pods(await self._get("/v2/pods/::status", absent=b"[]"))  # before 1.4 there are none
+        after = await self.identity()
+        if after != before:
+            raise Retryable(f"Marathon changed while it was read: {before} became {after}")
+        self.framework = before.framework
+        return Snapshot(begun, apps, pods, before.framework, before.leader)
+
+    async def app(self, id: AppId) -> AppListing:
+        """One app and its instances; `app` None if Marathon has no such app. Raises `Retryable`."""
+        begun = self._clock.monotonic()
+        body = await self._get(f"/v2/apps{id}?embed=app.tasks", absent=b"")
+        return read_app(body, begun) if body else AppListing(id, None, (), begun)
+
+    def _must_be_ours(self, found: Identity) -> None:
+        if self.framework not in (None, found.framework):
+            raise OtherCluster(
+                f"{self._endpoints[0]} serves framework {found.framework}, but this daemon follows "
+                f"{self.framework}; correct the endpoints, or start with an empty store"
+            )
+
+    async def _get(self, path: str, absent: bytes | None = None) -> bytes:
+        """The reply's body from the first endpoint that answers; `absent` stands for a proper 404."""
+        problems = []
+        for endpoint in list(self._endpoints):
+            try:
+                body = await self._get_from(endpoint, path, absent)
+            except Retryable as error:
+                problems.append(str(error))
+            except TimeoutError:
+                problems.append(f"{endpoint}{path}: no complete reply in {self._timeout.total:g} s")
+            except (ClientError, OSError, ValueError) as error:
+                problems.append(f"{endpoint}{path}: {type(error).__name__}: {error}")
+            else:
+                self._endpoints.remove(endpoint)
+                self._endpoints.insert(0, endpoint)
+                return body
+        raise Retryable("; ".join(problems))
+
+    async def _get_from(self, endpoint: str, path: str, absent: bytes | None) -> bytes:
+        assert self._session is not None, "use Marathon as an async context manager"
+        url = self._access.url(endpoint, path)
+        headers = {"Accept": "application/json", **self._access.headers(url)}
+        async with self._session.get(url, headers=headers, allow_redirects=False) as response:
+            body = await response.read()
+            if response.content_type != "application/json":
+                raise Retryable(
+                    f"{endpoint}{path}: {response.status} with {response.content_type} instead of JSON"
+                )
+            if response.status == HTTPStatus.NOT_FOUND and absent is not None:
+                return absent
+            if response.status != HTTPStatus.OK:
+                raise Retryable(f"{endpoint}{path}: {response.status} {response.reason} {body[:200]!r}")
+            return body
+
+
+def _decode(kind: type[_Reply], body: bytes, where: str) -> _Reply:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Retryable(f"{where}: the reply is truncated or not what Marathon sends: {error}") from error

@@ -1,0 +1,240 @@
+"""The two sinks that put names into DNS.
+
+`SeatNames` gives each seat a name of its own: an address record, and a PTR at the address where a reverse
+zone of ours holds it.  `SharedNames` lets many bindings contribute one address each to an app's name, adding
+and removing single values.  Both touch only names that carry our mark (see `ownership`).
+
+A value leaves only when no other binding shows it: two instances may share their host's address, and the
+next instance of a seat may arrive before the last one's departure is worked off.  Hence a sink remembers
+what every binding may show; `prime` fills that memory from the store.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Generic, TypeVar
+
+from mooring.core.errors import Refused
+from mooring.core.model import BindingId, Epoch, SinkName
+from mooring.core.sink import Change, Done, NotPossible, Outcome
+from mooring.core.specs import NameSpec, SharedNameSpec, Spec
+from mooring.dns.fence import Fence
+from mooring.dns.naming import (
+    address_type,
+    canonical_address,
+    canonical_zone,
+    check_name,
+    reverse_name,
+    zone_of,
+)
+from mooring.dns.ownership import Mark, check_owner, marked_name
+from mooring.dns.plan import Facts, Pair, Site
+from mooring.dns.records import NameServer, RRset
+from mooring.dns.settle import Settlement
+
+_ADDRESSES = ("A", "AAAA")
+_AT_ONCE = 100  # changes in one message: some 500 records with their prerequisites, far below 64 KB
+
+_Value = tuple[str, Pair]  # name, and what it shows
+_S = TypeVar("_S", NameSpec, SharedNameSpec)
+
+
+class _Names(ABC, Generic[_S]):
+    """What both sinks have in common: memory, validation, order, observation."""
+
+    name: SinkName
+    kind: str
+    alone: bool
+    spec_type: type[_S]
+
+    def __init__(
+        self, server: NameServer, *, zones: Sequence[str], reverse_zones: Sequence[str] = (), owner: str
+    ) -> None:
+        """`zones` and `reverse_zones` take dynamic updates at `server`; `owner` tells Moorings apart."""
+        self._server = server
+        self._zones = tuple(canonical_zone(zone) for zone in zones)
+        self._reverse_zones = tuple(canonical_zone(zone) for zone in reverse_zones)
+        self._mark = Mark(check_owner(owner), self.kind)
+        self._fence = Fence(server, owner)
+        self._shown: dict[BindingId, tuple[_S, ...]] = {}
+
+    @abstractmethod
+    def _values(self, spec: _S) -> Iterator[_Value]:
+        """Every value that shows `spec`, the address first."""
+
+    @abstractmethod
+    def _key(self, spec: _S) -> str:
+        """The natural key of `observe`."""
+
+    def lane(self, change: Change) -> str:
+        """The zone of the name."""
+        names = [spec.name for spec in self._specs(change)]
+        return zone_of(names[0], self._zones) or "" if names else ""
+
+    async def apply(self, changes: Sequence[Change]) -> Sequence[Outcome]:
+        """See `core.sink`. An unusable name or address is `NotPossible` for its change alone."""
+        outcomes: dict[BindingId, Outcome] = {}
+        for change in changes:
+            fault = self._fault(change)
+            if fault is not None:
+                outcomes[change.binding] = NotPossible(fault)
+        sound = [change for change in changes if change.binding not in outcomes]
+        held = self._held(sound)
+        for change in sound:
+            self._shown[change.binding] = self._specs(change)
+        for start in range(0, len(sound), _AT_ONCE):
+            part = sound[start : start + _AT_ONCE]
+            epoch = max(change.epoch for change in part)
+            settlement = Settlement(self._server, self._fence, epoch)
+            settled = await settlement.settle([self._wish(change, held) for change in part])
+            outcomes.update((change.binding, done) for change, done in zip(part, settled, strict=True))
+        for change in sound:
+            if isinstance(outcomes[change.binding], Done):
+                self._remember(change.binding, (change.wanted,))
+        return [outcomes[change.binding] for change in changes]
+
+    async def observe(self) -> Mapping[str, Spec]:
+        """All that stands under our mark in the forward zones; the TTL is that of the address records."""
+        seen: dict[str, Spec] = {}
+        for zone in self._zones:
+            sets = await self._server.transfer(zone)
+            for (marker, type_), rrset in sets.items():
+                name = marked_name(marker)
+                if type_ == "TXT" and name is not None and str(self._mark) in rrset.values:
+                    seen.update((self._key(spec), spec) for spec in self._found(name, sets))
+        return seen
+
+    async def prime(self, shown: Mapping[BindingId, Sequence[Spec]]) -> None:
+        """Remember what the store says may be out there."""
+        for binding, specs in shown.items():
+            self._remember(binding, specs)
+
+    async def check(self) -> str:
+        """Ask for the SOA of every zone, and whether our key may update it; changes nothing."""
+        zones = (*self._zones, *self._reverse_zones)
+        answers = await self._server.lookup([(zone, "SOA") for zone in zones])
+        for zone in zones:
+            if (zone, "SOA") not in answers:
+                raise Refused(f"name server {self._server.where} does not serve zone {zone}")
+            await self._fence.probe(zone)
+        serials = (f"{zone} serial {_serial(answers[zone, 'SOA'])}" for zone in zones)
+        return f"name server {self._server.where}: {', '.join(serials)}"
+
+    async def newest_epoch(self) -> Epoch:
+        """The highest epoch that ever wrote to our zones; a new daemon must start above it."""
+        return await self._fence.newest((*self._zones, *self._reverse_zones))
+
+    def _specs(self, change: Change) -> tuple[_S, ...]:
+        return self._ours((change.wanted, *change.was))
+
+    def _ours(self, specs: Iterable[Spec | None]) -> tuple[_S, ...]:
+        return tuple(dict.fromkeys(spec for spec in specs if isinstance(spec, self.spec_type)))
+
+    def _remember(self, binding: BindingId, specs: Iterable[Spec | None]) -> None:
+        kept = self._ours(specs)
+        if kept:
+            self._shown[binding] = kept
+        else:
+            self._shown.pop(binding, None)
+
+    def _fault(self, change: Change) -> str | None:
+        """Why the change cannot be tried. What cannot be wanted was never shown, so `was` needs no check."""
+        if change.wanted is None:
+            return None
+        if not isinstance(change.wanted, self.spec_type):
+            return f"sink {self.name} cannot show a {type(change.wanted).__name__}"
+        try:
+            check_name(change.wanted.name)
+            canonical_address(change.wanted.address)
+        except Refused as error:
+            return str(error)
+        if zone_of(change.wanted.name, self._zones) is None:
+            return f"name {change.wanted.name} is in none of our zones ({', '.join(self._zones)})"
+        return None
+
+    def _held(self, changes: Sequence[Change]) -> set[_Value]:
+        """What must stay whoever leaves: all that other bindings show, and all that these want."""
+        batch = {change.binding for change in changes}
+        others = (specs for binding, specs in self._shown.items() if binding not in batch)
+        kept = [spec for specs in others for spec in specs]
+        kept += self._ours(change.wanted for change in changes)
+        return {value for spec in kept for value in self._values_or_none(spec)}
+
+    def _wish(self, change: Change, held: set[_Value]) -> list[Site]:
+        wanted, was = self._ours((change.wanted,)), self._ours(change.was)
+        keep = [(value, spec.ttl) for spec in wanted for value in self._values_or_none(spec)]
+        left = [value for spec in was for value in self._values_or_none(spec) if value not in held]
+        sites = [replace(self._site(name), ttl=ttl, keep=frozenset({pair})) for (name, pair), ttl in keep]
+        sites += [replace(self._site(name), drop=frozenset({pair})) for name, pair in left]
+        if not self.alone:  # others write there too
+            return sites
+        shown = {
+            name: self._shown_as(pair, spec.ttl) for spec in was for name, pair in self._values_or_none(spec)
+        }
+        return [replace(site, presumed=shown.get(site.name, Facts())) for site in sites]
+
+    def _shown_as(self, pair: Pair, ttl: int) -> Facts:
+        type_, value = pair
+        return Facts(frozenset({str(self._mark)}), {type_: RRset(frozenset({value}), ttl)})
+
+    def _values_or_none(self, spec: _S) -> list[_Value]:
+        """The values of a spec; none of one that could never have been shown."""
+        try:
+            check_name(spec.name)
+            return list(self._values(spec))
+        except Refused:
+            return []
+
+    def _site(self, name: str) -> Site:
+        reverse = zone_of(name, self._reverse_zones)
+        types = _ADDRESSES if reverse is None else ("PTR",)
+        zone = reverse or zone_of(name, self._zones) or ""
+        return Site(zone, name, self._mark, types, self.alone)
+
+    def _found(self, name: str, sets: Mapping[tuple[str, str], RRset]) -> Iterator[_S]:
+        for type_ in _ADDRESSES:
+            rrset = sets.get((name, type_), RRset())
+            for address in sorted(rrset.values):
+                yield self.spec_type(name=name, address=address, ttl=rrset.ttl)
+
+
+class SeatNames(_Names[NameSpec]):
+    """One name for each seat, with its PTR. Observed by name."""
+
+    name = SinkName("names")
+    kind = "seat"
+    alone = True
+    spec_type = NameSpec
+
+    def _values(self, spec: NameSpec) -> Iterator[_Value]:
+        if zone_of(spec.name, self._zones) is None:
+            return
+        yield spec.name, (address_type(spec.address), canonical_address(spec.address))
+        pointer = reverse_name(spec.address)
+        if zone_of(pointer, self._reverse_zones) is not None:
+            yield pointer, ("PTR", spec.name)
+
+    def _key(self, spec: NameSpec) -> str:
+        return spec.name
+
+
+class SharedNames(_Names[SharedNameSpec]):
+    """Names to which several bindings contribute. Observed by "name/address"."""
+
+    name = SinkName("app_names")
+    kind = "shared"
+    alone = False
+    spec_type = SharedNameSpec
+
+    def _values(self, spec: SharedNameSpec) -> Iterator[_Value]:
+        if zone_of(spec.name, self._zones) is not None:
+            yield spec.name, (address_type(spec.address), canonical_address(spec.address))
+
+    def _key(self, spec: SharedNameSpec) -> str:
+        return f"{spec.name}/{spec.address}"
+
+
+def _serial(soa: RRset) -> str:
+    return next(iter(soa.values)).split()[2]

@@ -1,0 +1,44 @@
+"""Which hosts the Ansible inventory names.
+
+Inventories have many forms (INI, YAML, scripts, plug-ins), so Ansible itself is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+
+from mooring.core.errors import ConfigRefused
+
+_TIMEOUT_S = 60.0
+
+
+async def inventory_hosts(inventory: Path) -> list[str]:
+    """All host names, sorted. Raises `ConfigRefused` if Ansible cannot read the inventory or it is empty."""
+    program = Path(sys.executable).with_name("ansible-inventory")
+    process = await asyncio.create_subprocess_exec(
+        str(program if program.exists() else "ansible-inventory"),
+        "--inventory",
+        str(inventory),
+        "--list",
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "LC_ALL": "C.UTF-8", "ANSIBLE_DEPRECATION_WARNINGS": "0"},
+    )
+    output, complaint = await asyncio.wait_for(process.communicate(), _TIMEOUT_S)
+    if process.returncode:
+        raise ConfigRefused([f"ansible.inventory: {inventory}: {_first_line(complaint)}"])
+    hosts = sorted(json.loads(output).get("_meta", {}).get("hostvars", {}))
+    if not hosts:
+        raise ConfigRefused(
+            [f"ansible.inventory: {inventory}: names no host; list the agents"]
+        )
+    return hosts
+
+
+def _first_line(complaint: bytes) -> str:
+    lines = complaint.decode(errors="replace").strip().splitlines()
+    return lines[-1][:300] if lines else "ansible-inventory failed without a word"

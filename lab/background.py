@@ -1,0 +1,86 @@
+"""The Mooring daemon of a lab, as a background process like the others.
+
+It is started as any operator would start it, by its own command line and configuration file, and is asked
+only through its public doors (health page, control socket).  `kill` is `kill -9`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+from mooring.lab import edges, supervise
+from mooring.lab.plan import LabError, LabPlan
+from mooring.lab.supervise import Part
+
+NAME = "mooring"
+
+
+def part(plan: LabPlan, *options: str) -> Part:
+    """The daemon's process. It serves once its health page answers."""
+    command = [sys.executable, "-m", "mooring.controller.cli", "--config", str(plan.daemon_config)]
+    return Part(
+        name=NAME,
+        argv=[*command, "run", *options],
+        ready=lambda: edges.answers(f"http://127.0.0.1:{plan.portal_port}/healthz"),
+        where=f"http://127.0.0.1:{plan.portal_port}",
+        env={"PYTHONUNBUFFERED": "1"},
+        deadline_s=30.0,
+    )
+
+
+async def start(plan: LabPlan, *options: str) -> bool:
+    """Start the daemon unless it runs; whether it was started."""
+    if supervise.pid_of(plan, NAME) is not None:
+        return False
+    await supervise.start(plan, part(plan, *options))
+    return True
+
+
+async def stop(plan: LabPlan, signal_number: int = signal.SIGTERM, deadline_s: float = 30.0) -> None:
+    """Signal the daemon and wait until it has ended."""
+    pid = supervise.pid_of(plan, NAME)
+    if pid is None:
+        return
+    os.kill(pid, signal_number)
+    give_up = time.monotonic() + deadline_s
+    while supervise.pid_of(plan, NAME) is not None:
+        if time.monotonic() > give_up:
+            raise LabError(f"the daemon did not end within {deadline_s:.0f} s of signal {signal_number}")
+        await asyncio.sleep(0.02)
+
+
+async def command(plan: LabPlan, *arguments: str, timeout_s: float = 60.0) -> tuple[int, str]:
+    """Run a `mooring` command against the lab's daemon; exit status and output."""
+    argv = [sys.executable, "-m", "mooring.controller.cli", "--config", str(plan.daemon_config), *arguments]
+    process = await asyncio.create_subprocess_exec(
+        *argv,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env=supervise.environment(plan),
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), timeout_s)
+    return process.returncode or 0, output.decode()
+
+
+async def status(plan: LabPlan) -> dict[str, Any]:
+    """What `mooring status --json` says. `LabError` when the daemon does not answer."""
+    code, output = await command(plan, "status", "--json")
+    if code not in (0, 1):
+        raise LabError(f"mooring status: exit status {code}: {output.strip()[-300:]}")
+    told: dict[str, Any] = json.loads(output)
+    return told
+
+
+async def leases(plan: LabPlan) -> list[dict[str, Any]]:
+    """What `mooring leases --json` says."""
+    code, output = await command(plan, "leases", "--json")
+    if code != 0:
+        raise LabError(f"mooring leases: exit status {code}: {output.strip()[-300:]}")
+    told: list[dict[str, Any]] = json.loads(output)
+    return told

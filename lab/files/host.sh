@@ -1,0 +1,20 @@
+#!/bin/sh
+# Turns a fresh mount and UTS namespace into an agent host and runs a command there.
+# Usage: host.sh STATE_DIR HOSTNAME COMMAND [ARGUMENT...]
+set -eu
+state=$1
+name=$2
+shift 2
+
+echo "$name" >/proc/sys/kernel/hostname
+mount -t tmpfs -o mode=755 mooring-lab /run
+mkdir -p /run/sshd /run/lock
+ln -s "$state/agents/$name/ovs" /run/openvswitch
+ln -s "$state/docker.sock" /run/docker.sock
+
+# sshd refuses root where the machine's own root account is locked; this host has its own account.
+printf 'root:*:19000:0:99999:7:::\n' >/run/shadow
+chmod 600 /run/shadow
+mount --bind /run/shadow /etc/shadow
+
+exec "$@"

@@ -1,0 +1,169 @@
+"""Proofs: what the containers, switches, name servers and balancers say about each instance.
+
+A `Proof` is gathered without asking Mooring anything.  Its address comes from the container itself, the
+names from BIND, the balancer's state from HAProxy's runtime socket, and pages are fetched through both
+balancers until every container has answered with its own task id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+
+from mooring.lab.handle import LabHandle
+from mooring.lab.plan import LabError
+from mooring.lab.sample import DEPENDENCY_FILE, Operator, vhost
+
+POLL_S = 0.25
+
+
+@dataclass(slots=True)
+class Proof:
+    """One instance, as the world sees it. Empty fields are what is missing."""
+
+    app: str
+    task: str
+    host: str
+    address: str = ""
+    names: list[str] = field(default_factory=list)  # PTR answer and the A answer for it
+    haproxy: str = ""
+    body: str = ""  # through HAProxy, from this container
+    nginx: str = ""
+    item: dict[str, Any] = field(default_factory=dict)
+    file: str | None = None
+
+    def missing(self) -> list[str]:
+        """What does not hold yet."""
+        lacks = []
+        if not self.address:
+            lacks.append("address")
+        if self.address not in self.names[1:]:
+            lacks.append("name")
+        if self.haproxy != "UP":
+            lacks.append(f"haproxy ({self.haproxy or 'unknown'})")
+        if self.body != self.task:
+            lacks.append("page through haproxy")
+        if self.nginx != self.task:
+            lacks.append("page through nginx")
+        if self.item.get("status") != "live" or self.item.get("address") != self.address:
+            lacks.append("item")
+        return lacks
+
+
+async def gather(handle: LabHandle, operator: Operator, app: str) -> list[Proof]:
+    """A proof for each running task of the app."""
+    tasks = await operator.running(app)
+    proofs = [Proof(app, str(task.id), str(task.host)) for task in tasks]
+    if not proofs:
+        return []
+    items = {item.get("task"): item for item in (await handle.cmdb_items()).values()}
+    servers = await server_states(handle)
+    via_haproxy = await answering(handle.via_haproxy, vhost(app), len(proofs))
+    via_nginx = await answering(handle.via_nginx, vhost(app), len(proofs))
+    for proof in proofs:
+        await _ask_container(handle, proof)
+        proof.names = await _names(handle, proof.address)
+        proof.haproxy = servers.get(proof.address, "")
+        proof.body = proof.task if proof.task in via_haproxy else ""
+        proof.nginx = proof.task if proof.task in via_nginx else ""
+        proof.item = items.get(proof.task, {})
+    return proofs
+
+
+async def _ask_container(handle: LabHandle, proof: Proof) -> None:
+    try:
+        addresses = await handle.container_addresses(proof.task)
+        status, content = await handle.container_exec(proof.task, ["cat", DEPENDENCY_FILE])
+    except LabError:  # it has ended meanwhile; the proof stays incomplete
+        return
+    proof.address = addresses[0].split("/")[0] if addresses else ""
+    proof.file = content if status == 0 else None
+
+
+async def _names(handle: LabHandle, address: str) -> list[str]:
+    """The PTR of an address, then what its name resolves to."""
+    if not address:
+        return []
+    pointers = await handle.dig(address, "PTR")
+    if not pointers:
+        return []
+    return [pointers[0], *await handle.dig(pointers[0])]
+
+
+async def server_states(handle: LabHandle) -> dict[str, str]:
+    """HAProxy's word on each server address: UP, DOWN, DRAIN or MAINT."""
+    lines = (await handle.haproxy("show servers state")).splitlines()
+    heading = next(line for line in lines if line.startswith("# ")).removeprefix("# ").split()
+    rows = [
+        dict(zip(heading, line.split(), strict=False)) for line in lines if line[:1].isdigit() and " " in line
+    ]
+    return {row["srv_addr"]: _server_state(row) for row in rows}
+
+
+def _server_state(row: dict[str, str]) -> str:
+    """HAProxy's numbers in words: flags of the administrative state first, then operational state 2."""
+    admin = int(row["srv_admin_state"])
+    if admin & 0b1100111:
+        return "MAINT"
+    if admin & 0b011000:
+        return "DRAIN"
+    return "UP" if row["srv_op_state"] == "2" else "DOWN"
+
+
+async def answering(fetch: Callable[..., Awaitable[Any]], host: str, expected: int) -> set[str]:
+    """The distinct bodies that a balancer serves for a host; asks until `expected` have come."""
+    seen: set[str] = set()
+    for _ in range(8 * expected + 8):
+        try:
+            page = await fetch(host)
+        except (aiohttp.ClientError, LabError, TimeoutError):  # nobody there yet
+            continue
+        if page.status == 200:
+            seen.add(page.body.strip())
+        if len(seen) >= expected:
+            break
+    return seen
+
+
+async def proven(
+    handle: LabHandle,
+    operator: Operator,
+    apps: Sequence[tuple[str, int]],
+    deadline_s: float,
+    gone: Collection[str] = (),
+) -> list[Proof]:
+    """Wait until each app has so many complete proofs and no more, none of them of a task in `gone`.
+
+    Raises `LabError` with what was missing at the deadline.
+    """
+
+    async def complete() -> tuple[list[Proof], str]:
+        proofs, problems = [], []
+        for app, instances in apps:
+            found = await gather(handle, operator, app)
+            problems += [f"{proof.task}: {', '.join(proof.missing())}" for proof in found if proof.missing()]
+            problems += [f"{proof.task}: still runs" for proof in found if proof.task in gone]
+            if len(found) != instances:
+                problems.append(f"{app}: {len(found)} of {instances} instances run")
+            proofs += found
+        return proofs, "; ".join(problems)
+
+    proofs: list[Proof] = await eventually(complete, deadline_s)
+    return proofs
+
+
+async def eventually(ask: Callable[[], Awaitable[tuple[Any, str]]], deadline_s: float) -> Any:
+    """Ask until there is no problem; the answer. `LabError` with the last problem at the deadline."""
+    loop = asyncio.get_running_loop()
+    give_up = loop.time() + deadline_s
+    while True:
+        answer, problem = await ask()
+        if not problem:
+            return answer
+        if loop.time() > give_up:
+            raise LabError(f"after {deadline_s:.0f} s: {problem}")
+        await asyncio.sleep(POLL_S)

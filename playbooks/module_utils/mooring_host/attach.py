@@ -1,0 +1,321 @@
+"""Attach any number of containers to the switch, with one transaction for all of them.
+
+    1. resolve     find each container, open its namespace, refuse the host's
+    2. read        our ports, the host's devices, the container's interface; refuse a stale epoch
+    3. plan        keep, update, replace or create (see planning); nothing differs: done
+    4. link        veth pairs, the peer born inside the container with its name and MAC
+    5. commit      add, update and remove ports in one fenced transaction; wait for the switch daemon
+    6. configure   offload, address, link up, routes; read everything back
+    7. clean up    a container that failed or died on the way leaves neither port nor device
+
+A job that fails at any step leaves the batch and the others go on.  If the switch changed between 2 and 5,
+the links are taken back and everything is planned anew; if the switch refuses the batch, each job is tried
+alone, so that one bad port costs only itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+
+from .announce import Announcement, announce_later
+from .containers import Container
+from .errors import Refused, Retry
+from .host import APPLY_TIMEOUT_S, FAILURES, Host, Result, failure
+from .links import ContainerLinks, Interface, View, differences, mac_for, silence_host_end
+from .namespaces import NetworkNamespace
+from .netlink import Link
+from .orders import Attach
+from .ovsdb import OvsdbRejected, OvsdbStale
+from .planning import Plan, alias_prefix, device_alias, marks_for, plan_attach
+from .switch import Switch, Transaction
+
+ATTEMPTS = 4
+
+
+@dataclass
+class Job:
+    """One attach on its way; `result` is set when it has ended."""
+
+    order: Attach
+    container: Container
+    namespace: NetworkNamespace
+    inside: ContainerLinks
+    wanted: Interface | None = None
+    view: View | None = None
+    plan: Plan | None = None
+    linked: bool = False
+    result: Result | None = None
+
+    def close(self) -> None:
+        """Let go of the namespace."""
+        self.inside.close()
+        self.namespace.close()
+
+
+def attach(host: Host, orders: list[Attach]) -> list[Result]:
+    """Attach every container asked for; one result per order, in order."""
+    jobs: list[Job | Result] = []
+    seats: set[object] = set()
+    try:
+        for order in orders:
+            jobs.append(_resolve(host, order, seats))
+        _run(host, [job for job in jobs if isinstance(job, Job)])
+        return [job if isinstance(job, Result) else _ended(job) for job in jobs]
+    finally:
+        for job in jobs:
+            if isinstance(job, Job):
+                job.close()
+
+
+def _ended(job: Job) -> Result:
+    assert job.result is not None, "every job ends with a result"
+    return job.result
+
+
+def _resolve(host: Host, order: Attach, seats: set[object]) -> Job | Result:
+    """Step 1; a second order for the same address or the same interface of a task is refused."""
+    try:
+        for seat in (order.address, (order.task_id, order.interface)):
+            if seat in seats:
+                raise Refused(f"another attach of the same call already takes {seat}")
+        container = host.engine.find(order.task_id)
+        namespace = host.engine.namespace(container)
+        try:
+            inside = ContainerLinks(namespace)
+        except OSError:
+            namespace.close()
+            raise
+    except FAILURES as error:
+        return failure(order.id, error)
+    seats.update((order.address, (order.task_id, order.interface)))
+    return Job(order, container, namespace, inside)
+
+
+def _each(jobs: Iterable[Job], step: Callable[[Job], None]) -> list[Job]:
+    """Run a step for each job; returns those that are still going."""
+    going: list[Job] = []
+    for job in jobs:
+        if job.result is not None:
+            continue
+        try:
+            step(job)
+        except FAILURES as error:
+            job.result = failure(job.order.id, error)
+        if job.result is None:
+            going.append(job)
+    return going
+
+
+def _run(host: Host, jobs: list[Job]) -> None:
+    """Steps 2 to 7 for jobs whose containers are open; every job has a result afterwards."""
+    for _ in range(ATTEMPTS):
+        jobs = [job for job in jobs if job.result is None]
+        if not jobs:
+            return
+        try:
+            switch, devices = host.switch(), host.devices()
+        except FAILURES as error:
+            _fail_all(jobs, error)
+            return
+        going = _each(jobs, partial(_plan, host, switch, devices))
+        if host.settings.check:
+            _each(going, lambda job: _finish(job, changed=True))
+            return
+        linked = _each(going, lambda job: _link(host, job))
+        _drop_links(host, [job for job in going if job.result is not None])
+        try:
+            _commit_and_configure(host, switch, linked, epoch_only=not going)
+            return
+        except OvsdbStale:
+            _drop_links(host, linked)
+        except OvsdbRejected as error:
+            _drop_links(host, linked)
+            if len(linked) <= 1:
+                _fail_all(linked, error)
+                return
+            for job in linked:
+                _run(host, [job])
+            return
+        except FAILURES as error:
+            _drop_links(host, linked)
+            _fail_all(linked, error)
+            return
+    _fail_all(jobs, Retry("the switch keeps changing while ports are being added"))
+
+
+def _fail_all(jobs: Iterable[Job], error: Exception) -> None:
+    for job in jobs:
+        if job.result is None:
+            job.result = failure(job.order.id, error)
+
+
+def _plan(host: Host, switch: Switch, devices: dict[str, Link], job: Job) -> None:
+    """Steps 2 and 3 for one job; ends it if nothing differs."""
+    order, settings = job.order, host.settings
+    switch.check_epoch(settings.epoch)
+    job.wanted = Interface(
+        name=order.interface,
+        address=order.address,
+        prefix=order.prefix,
+        mac=mac_for(order.address),
+        mtu=order.mtu,
+        routes=order.routes,
+        # Packets reach a userspace switch without the checksum that the kernel leaves to hardware.
+        offload=not switch.userspace,
+        alias=device_alias(settings.owner, order.instance, order.address),
+    )
+    job.view = job.inside.view(order.interface, order.address.version)
+    _check_interface(job.view, job.wanted, settings.owner)
+    marks = marks_for(order, settings.owner, settings.epoch, job.container.incarnation)
+    peer = _peer(job.view, devices)
+    job.plan = plan_attach(order, marks, switch, peer, set(devices) | set(switch.ports))
+    if job.plan.idle and job.view is not None and not differences(job.view, job.wanted):
+        _finish(job, changed=False)
+
+
+def _check_interface(view: View | None, wanted: Interface, owner: str) -> None:
+    if view is None or view.link.mac == wanted.mac or view.link.alias.startswith(alias_prefix(owner)):
+        return
+    raise Refused(
+        f"the container already has an interface {wanted.name} that is not ours; "
+        "run it with network none or ask for another interface"
+    )
+
+
+def _peer(view: View | None, devices: dict[str, Link]) -> str | None:
+    """The host device at the other end of the container's interface."""
+    if view is None:
+        return None
+    for device in devices.values():
+        if device.index == view.link.peer and device.peer == view.link.index:
+            return device.name
+    return None
+
+
+def _link(host: Host, job: Job) -> None:
+    """Step 4 for one job: make the veth pair, replacing what is left of an earlier one."""
+    assert job.plan is not None
+    assert job.wanted is not None
+    name, wanted = job.plan.create, job.wanted
+    if name is None:
+        return
+    if job.view is not None:
+        job.inside.delete(wanted.name)
+    host.netlink.create_veth(name, wanted.name, job.namespace.descriptor, wanted.mac, wanted.mtu)
+    job.linked = True
+    silence_host_end(name)
+    host.netlink.set_link(name, up=True, alias=wanted.alias)
+
+
+def _drop_links(host: Host, jobs: Iterable[Job]) -> None:
+    """Take back links whose port was not committed; one that cannot be deleted is inert without its port."""
+    for job in jobs:
+        if job.linked and job.plan is not None and job.plan.create is not None:
+            job.linked = False
+            try:
+                host.netlink.delete_link(job.plan.create)
+            except OSError as error:
+                if job.result is not None:
+                    job.result.reason += f"; its device {job.plan.create} was left behind: {error}"
+
+
+def _commit_and_configure(host: Host, switch: Switch, jobs: list[Job], *, epoch_only: bool) -> None:
+    """Steps 5 to 7; raises what the transaction raises, after which nothing of it was applied."""
+    transaction = Transaction(switch, host.settings.epoch)
+    for job in jobs:
+        assert job.plan is not None
+        for port in job.plan.supersede:
+            transaction.remove(port)
+        if job.plan.create is not None:
+            transaction.add(job.plan.create, job.plan.tag, job.plan.marks)
+        elif job.plan.keep is not None and job.plan.update:
+            transaction.update(job.plan.keep, job.plan.tag, job.plan.marks)
+    if not transaction.empty:
+        wanted = transaction.commit(host.database)
+        if not epoch_only:
+            try:
+                _after_commit(host, jobs, wanted)
+            except FAILURES as error:
+                # The transaction stands; what could not be finished is repaired by the next call.
+                _fail_all(jobs, Retry(str(error)))
+            return
+    _each(jobs, _configure)
+
+
+def _after_commit(host: Host, jobs: list[Job], wanted: int) -> None:
+    applied = host.database.wait_applied(wanted, APPLY_TIMEOUT_S)
+    for job in jobs:
+        assert job.plan is not None
+        for port in job.plan.supersede:
+            host.netlink.delete_link(port.name)
+    if not applied:
+        raise Retry(f"ovs-vswitchd did not apply the change within {APPLY_TIMEOUT_S:g} s")
+    switch = host.switch()
+    _each(jobs, lambda job: _check_port(job, switch))
+    _each(jobs, _configure)
+    created = [job for job in jobs if job.linked]
+    announce_later([_announcement(job) for job in created if _ended(job).status == "done"])
+    _clean_up(host, [job for job in created if _ended(job).status != "done"])
+
+
+def _check_port(job: Job, switch: Switch) -> None:
+    """Read back whether the switch daemon took the new device."""
+    assert job.plan is not None
+    if job.plan.create is None:
+        return
+    port = switch.ports.get(job.plan.create)
+    if port is None or not port.connected:
+        raise Retry(f"the switch did not take the port: {port.error if port else 'its record vanished'}")
+
+
+def _configure(job: Job) -> None:
+    """Step 6 for one job."""
+    assert job.wanted is not None
+    version = job.wanted.address.version
+    view = job.inside.view(job.wanted.name, version)
+    if view is None:
+        raise Retry("the container stopped while it was being attached")
+    job.inside.configure(view, job.wanted)
+    view = job.inside.view(job.wanted.name, version)
+    left = differences(view, job.wanted) if view is not None else ["everything: the interface vanished"]
+    if left:
+        raise Retry(f"the interface still differs after it was configured: {', '.join(left)}")
+    _finish(job, changed=True)
+
+
+def _finish(job: Job, *, changed: bool) -> None:
+    assert job.plan is not None
+    assert job.wanted is not None
+    port = job.plan.create or (job.plan.keep.name if job.plan.keep else "")
+    details = {
+        "port": port,
+        "mac": job.wanted.mac,
+        "address": str(job.order.address),
+        "container": job.container.incarnation,
+        "removed": sorted(port.name for port in job.plan.supersede),
+    }
+    job.result = Result(job.order.id, "done", changed=changed, details=details)
+
+
+def _announcement(job: Job) -> Announcement:
+    assert job.wanted is not None
+    return Announcement(job.namespace.descriptor, job.wanted.name, job.wanted.mac, job.wanted.address)
+
+
+def _clean_up(host: Host, failed: list[Job]) -> None:
+    """Step 7: remove the ports of jobs that failed after the commit."""
+    if not failed:
+        return
+    switch = host.switch()
+    transaction = Transaction(switch, host.settings.epoch)
+    for job in failed:
+        assert job.plan is not None
+        assert job.plan.create is not None
+        port = switch.ports.get(job.plan.create)
+        if port is not None:
+            transaction.remove(port)
+    if not transaction.empty:
+        transaction.commit(host.database)
+    _drop_links(host, failed)

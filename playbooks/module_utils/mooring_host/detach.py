@@ -1,0 +1,126 @@
+"""Detach: remove ports, their devices and with them the container's interface, and make sure that they are
+gone.
+
+The caller gives an address back to its pool when this says `done`, so `done` is said only after the switch
+was read again: no port that had to go is left, the switch daemon has acknowledged, and no device is left
+either. Devices are also looked for by their own mark, which finds a pair whose port somebody removed by
+hand. Nothing to remove is `done` as well: the question is whether the port is gone, not who removed it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .errors import Retry
+from .host import APPLY_TIMEOUT_S, FAILURES, Host, Result, failure
+from .netlink import Link
+from .orders import Detach
+from .ovsdb import OvsdbRejected, OvsdbStale
+from .planning import Removal, alias_prefix, device_alias, plan_detach
+from .switch import Switch, Transaction
+
+ATTEMPTS = 4
+
+
+@dataclass
+class Job:
+    """One detach on its way."""
+
+    order: Detach
+    removal: Removal
+    devices: list[str]
+
+    @property
+    def result(self) -> Result:
+        """What is reported when everything went well."""
+        names = sorted({port.name for port in self.removal.remove} | set(self.devices))
+        spared = [{"port": port.name, **port.marks} for port in self.removal.spared]
+        return Result(
+            self.order.id, "done", changed=bool(names), details={"removed": names, "spared": spared}
+        )
+
+
+def detach(host: Host, orders: list[Detach]) -> list[Result]:
+    """Remove what each order names; one result per order, in order."""
+    if not orders:
+        return []
+    error: Exception = Retry("the switch keeps changing while ports are being removed")
+    for _ in range(ATTEMPTS):
+        try:
+            return _attempt(host, orders)
+        except OvsdbStale:
+            continue
+        except OvsdbRejected as rejected:
+            if len(orders) > 1:
+                return [detach(host, [order])[0] for order in orders]
+            error = rejected
+            break
+        except FAILURES as failed:
+            error = failed
+            break
+    return [failure(order.id, error) for order in orders]
+
+
+def _attempt(host: Host, orders: list[Detach]) -> list[Result]:
+    """Plan all orders on one reading of the switch and remove everything in one transaction."""
+    switch, devices = host.switch(), host.devices()
+    transaction = Transaction(switch, host.settings.epoch)
+    alive = host.alive(switch, devices)
+    planned = [_plan(host, order, switch, devices, alive) for order in orders]
+    jobs = [job for job in planned if isinstance(job, Job)]
+    if not host.settings.check:
+        for job in jobs:
+            for port in job.removal.remove:
+                transaction.remove(port)
+        _remove(host, transaction, {name for job in jobs for name in job.devices})
+        left = _left(host, jobs)
+        planned = [_confirm(job, left) if isinstance(job, Job) else job for job in planned]
+    return [job.result if isinstance(job, Job) else job for job in planned]
+
+
+def _plan(
+    host: Host, order: Detach, switch: Switch, devices: dict[str, Link], alive: set[str]
+) -> Job | Result:
+    try:
+        removal = plan_detach(order, switch, host.settings.epoch, alive)
+    except FAILURES as error:
+        return failure(order.id, error)
+    found = [port.name for port in removal.remove if port.name in devices]
+    found += [
+        device.name
+        for device in devices.values()
+        if device.name not in switch.ports and _orphan(device, order, host.settings.owner)
+    ]
+    return Job(order, removal, found)
+
+
+def _orphan(device: Link, order: Detach, owner: str) -> bool:
+    """Whether a device without a port carries the mark of the order's address or instance."""
+    if not device.alias.startswith(alias_prefix(owner)):
+        return False
+    address, _, instance = device.alias[len(alias_prefix(owner)) :].rpartition(":")
+    wanted = device_alias(owner, order.instance, "").rpartition(":")[2] if order.instance else None
+    return address == str(order.address) or instance == wanted
+
+
+def _remove(host: Host, transaction: Transaction, devices: set[str]) -> None:
+    """Commit, wait for the switch daemon; delete the devices in any case, without them nothing flows."""
+    applied = True
+    if not transaction.empty:
+        applied = host.database.wait_applied(transaction.commit(host.database), APPLY_TIMEOUT_S)
+    for name in devices:
+        host.netlink.delete_link(name)
+    if not applied:
+        raise Retry(f"ovs-vswitchd did not confirm the removal within {APPLY_TIMEOUT_S:g} s")
+
+
+def _left(host: Host, jobs: list[Job]) -> set[str]:
+    """Names that are still there after the removal."""
+    if not any(job.result.changed for job in jobs):
+        return set()
+    return set(host.switch().ports) | set(host.devices())
+
+
+def _confirm(job: Job, left: set[str]) -> Job | Result:
+    still = sorted(left.intersection(job.result.details["removed"]))
+    return failure(job.order.id, Retry(f"still there after removal: {', '.join(still)}")) if still else job

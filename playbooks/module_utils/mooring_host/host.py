@@ -1,0 +1,118 @@
+"""The host as the operations see it: its switch, its devices, its container engine; and what they report.
+
+Connections are made on first use, so a call that only writes a file does not need the switch and a call
+that only detaches does not need the container engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container as Collection
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .containers import Engine
+from .errors import OperationError, Retry
+from .netlink import Link, Netlink
+from .ovsdb import Ovsdb, OvsdbRejected, OvsdbUnreachable
+from .switch import Port, Switch, read_switch
+
+APPLY_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one call is told about the host and about its caller."""
+
+    owner: str
+    epoch: int
+    bridge: str
+    check: bool = False
+    database: str = "/var/run/openvswitch/db.sock"
+    engine: str = "/var/run/docker.sock"
+    state_dir: str = "/run/mooring"
+
+
+@dataclass
+class Result:
+    """What became of one operation; `details` are reported beside the fixed keys."""
+
+    id: str
+    status: str
+    reason: str = ""
+    changed: bool = False
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def report(self) -> dict[str, Any]:
+        """The form in which the caller gets it."""
+        report = asdict(self)
+        return {**report.pop("details"), **report}
+
+
+def failure(order_id: str, error: Exception) -> Result:
+    """The result of an operation that ended in an error; what is not a refusal may be tried again."""
+    status = error.status if isinstance(error, OperationError) else "retry"
+    return Result(order_id, status, str(error) or type(error).__name__)
+
+
+# What an operation may end in without ending the others of the call.
+FAILURES = (OperationError, OSError, OvsdbUnreachable, OvsdbRejected)
+
+
+class Host:
+    """Lazily opened access to everything on this host."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.engine = Engine(settings.engine)
+        self._database: Ovsdb | None = None
+        self._netlink: Netlink | None = None
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.close()
+        if self._database is not None:
+            self._database.close()
+        if self._netlink is not None:
+            self._netlink.close()
+
+    @property
+    def database(self) -> Ovsdb:
+        """The switch database; raises OvsdbUnreachable."""
+        if self._database is None:
+            self._database = Ovsdb(self.settings.database)
+        return self._database
+
+    @property
+    def netlink(self) -> Netlink:
+        """Netlink in the host's own namespace."""
+        if self._netlink is None:
+            self._netlink = Netlink()
+        return self._netlink
+
+    def switch(self) -> Switch:
+        """Read the bridge and our ports."""
+        return read_switch(self.database, self.settings.bridge, self.settings.owner)
+
+    def devices(self) -> dict[str, Link]:
+        """The host's network devices by name."""
+        return self.netlink.links()
+
+    def running(self) -> set[str] | None:
+        """Ids of the running containers, or None if the engine does not answer."""
+        try:
+            return self.engine.running_ids()
+        except Retry:
+            return None
+
+    def alive(self, switch: Switch, devices: Collection[str]) -> set[str]:
+        """Names of our ports whose device exists and whose container runs.
+
+        A restarted container keeps its id but not its namespace, so its old device is gone; without an answer
+        from the engine the device alone decides.
+        """
+        running = self.running()
+        return {port.name for port in switch.ports.values() if port.name in devices and _runs(port, running)}
+
+
+def _runs(port: Port, running: set[str] | None) -> bool:
+    return running is None or port.marks.get("container", "").partition("@")[0] in running

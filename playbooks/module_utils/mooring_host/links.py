@@ -1,0 +1,206 @@
+"""The container's end of the wire: what the interface must look like, what differs, and how to mend it.
+
+The state is read first and only differences are applied, so a second run changes nothing.  The order of the
+changes matters: offload and `arp_notify` before the address, the address before the link goes up, because
+the kernel announces the address (gratuitous ARP) at the moment the link comes up and only then; routes come
+last, they need a link that is up.
+
+The MAC is derived from the address, so that neighbours which cached it stay right when the address moves to
+a new container.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import hashlib
+import ipaddress
+import socket
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from .namespaces import NetworkNamespace
+from .netlink import ROUTE_PROTOCOL, Address, Link, Netlink, Route
+
+SIOCETHTOOL = 0x8946
+ETHTOOL_GTXCSUM, ETHTOOL_STXCSUM = 0x16, 0x17
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What an interface must look like; `offload` False turns TX checksum offload off."""
+
+    name: str
+    address: Address
+    prefix: int
+    mac: str
+    mtu: int | None
+    routes: frozenset[Route]
+    offload: bool
+    alias: str
+
+
+@dataclass(frozen=True)
+class View:
+    """What an interface looks like now."""
+
+    link: Link
+    addresses: frozenset[tuple[Address, int]]
+    routes: dict[Route, int]
+    offload: bool
+    announces: bool
+
+
+def mac_for(address: Address) -> str:
+    """The MAC of an address: 02:00 and the four octets of IPv4, 06:00 and a hash of IPv6."""
+    if address.version == 4:
+        return (b"\x02\x00" + address.packed).hex(":")
+    return (b"\x06\x00" + hashlib.sha256(address.packed).digest()[:4]).hex(":")
+
+
+def routes_for(gateway: str | None, routes: list[tuple[str, str | None]], version: int) -> frozenset[Route]:
+    """All routes an interface needs: the default by its gateway and the given ones."""
+    found = {
+        Route(ipaddress.ip_network(to), ipaddress.ip_address(via) if via else None) for to, via in routes
+    }
+    if gateway:
+        everything = ipaddress.ip_network("0.0.0.0/0" if version == 4 else "::/0")
+        found.add(Route(everything, ipaddress.ip_address(gateway)))
+    return frozenset(found)
+
+
+def differences(view: View, wanted: Interface) -> list[str]:
+    """Name every property in which the interface differs from what is wanted."""
+    checks = {
+        "mac": view.link.mac == wanted.mac,
+        "alias": view.link.alias == wanted.alias,
+        "mtu": wanted.mtu is None or view.link.mtu == wanted.mtu,
+        "offload": wanted.offload or not view.offload,
+        "announcement": view.announces,
+        "address": _same_address(view, wanted) == {(wanted.address, wanted.prefix)},
+        "link": view.link.up,
+        "routes": wanted.routes <= set(view.routes) and not _surplus_routes(view, wanted),
+    }
+    return [name for name, holds in checks.items() if not holds]
+
+
+def _same_address(view: View, wanted: Interface) -> set[tuple[Address, int]]:
+    return {(address, prefix) for address, prefix in view.addresses if address == wanted.address}
+
+
+def _surplus_routes(view: View, wanted: Interface) -> list[Route]:
+    """Routes that we set once and that are no longer wanted; those of others stay."""
+    return [
+        route
+        for route, protocol in view.routes.items()
+        if protocol == ROUTE_PROTOCOL and route not in wanted.routes
+    ]
+
+
+class ContainerLinks:
+    """The devices inside one container's namespace."""
+
+    def __init__(self, namespace: NetworkNamespace) -> None:
+        self._namespace = namespace
+        with namespace.entered():
+            self._netlink = Netlink()
+            self._ioctl = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+
+    def close(self) -> None:
+        """Close the sockets inside the namespace."""
+        self._netlink.close()
+        self._ioctl.close()
+
+    def links(self) -> dict[str, Link]:
+        """All devices of the container by name."""
+        return self._netlink.links()
+
+    def delete(self, name: str) -> None:
+        """Delete a device of the container, and with it its peer on the host."""
+        self._netlink.delete_link(name)
+
+    def view(self, name: str, version: int) -> View | None:
+        """Read one interface; None if the container has none of that name."""
+        link = self.links().get(name)
+        if link is None:
+            return None
+        return View(
+            link=link,
+            addresses=frozenset(self._netlink.addresses(link.index)),
+            routes=self._netlink.routes(link.index),
+            offload=self._offload(name),
+            announces=self._read_setting(version, name, _notify(version)) == "1",
+        )
+
+    def configure(self, view: View, wanted: Interface) -> None:
+        """Apply what differs, in the order the module header gives."""
+        differing = set(differences(view, wanted))
+        name, index, version = wanted.name, view.link.index, wanted.address.version
+        if differing & {"alias", "mtu"}:
+            self._netlink.set_link(name, alias=wanted.alias, mtu=wanted.mtu)
+        if "offload" in differing:
+            self._disable_offload(name)
+        if "announcement" in differing:
+            self._write_setting(version, name, _notify(version), "1")
+        if version == 6 and not view.link.up:
+            self._write_setting(6, name, "disable_ipv6", "0")
+        if "address" in differing:
+            for address, prefix in _same_address(view, wanted) - {(wanted.address, wanted.prefix)}:
+                self._netlink.delete_address(index, address, prefix)
+            self._netlink.set_address(index, wanted.address, wanted.prefix)
+        if "link" in differing:
+            self._netlink.set_link(name, up=True)
+        if differing & {"routes", "address", "link"}:
+            self._set_routes(index, wanted)
+
+    def _set_routes(self, index: int, wanted: Interface) -> None:
+        present = self._netlink.routes(index)
+        for route, protocol in present.items():
+            if protocol == ROUTE_PROTOCOL and route not in wanted.routes:
+                self._netlink.delete_route(index, route)
+        # On-link destinations first: a gateway may lie in one of them.
+        for route in sorted(wanted.routes - set(present), key=lambda route: route.via is not None):
+            self._netlink.replace_route(index, route)
+
+    def _offload(self, name: str) -> bool:
+        return bool(self._ethtool(name, ETHTOOL_GTXCSUM))
+
+    def _disable_offload(self, name: str) -> None:
+        self._ethtool(name, ETHTOOL_STXCSUM, 0)
+
+    def _ethtool(self, name: str, command: int, value: int = 0) -> int:
+        # struct ifreq holds a pointer to struct ethtool_value; the buffer must stay alive during the call.
+        argument = ctypes.create_string_buffer(struct.pack("=II", command, value), 8)
+        request = struct.pack("=16sQ16x", name.encode(), ctypes.addressof(argument))
+        fcntl.ioctl(self._ioctl.fileno(), SIOCETHTOOL, request)
+        return int(struct.unpack("=II", argument.raw)[1])
+
+    def _read_setting(self, version: int, name: str, setting: str) -> str:
+        with self._namespace.entered(), contextlib.suppress(FileNotFoundError):
+            return _setting_path(version, name, setting).read_text(encoding="ascii").strip()
+        return ""
+
+    def _write_setting(self, version: int, name: str, setting: str, value: str) -> None:
+        with self._namespace.entered():
+            _setting_path(version, name, setting).write_text(value, encoding="ascii")
+
+
+def silence_host_end(name: str) -> None:
+    """Keep the host's own stack from talking on a container's wire; to be called before the device is up.
+
+    Under a userspace switch the kernel sees every frame as well: it would answer ARP for the host's addresses
+    and offer the host to the container by its IPv6 link-local address.
+    """
+    _setting_path(4, name, "arp_ignore").write_text("8", encoding="ascii")
+    with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
+        _setting_path(6, name, "disable_ipv6").write_text("1", encoding="ascii")
+
+
+def _setting_path(version: int, name: str, setting: str) -> Path:
+    return Path(f"/proc/sys/net/ipv{version}/conf/{name}/{setting}")
+
+
+def _notify(version: int) -> str:
+    return "arp_notify" if version == 4 else "ndisc_notify"

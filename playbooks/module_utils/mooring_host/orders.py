@@ -1,0 +1,222 @@
+"""The operations a call may ask for, parsed and validated before anything is touched.
+
+What arrives was decided by the daemon, but part of it (paths, commands, interface names) began as
+somebody's app label.  Each order is therefore checked again here, where it takes effect as root.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Union
+
+from .errors import Refused
+from .links import routes_for
+from .netlink import Address, Route
+
+MAX_CONTENT_BYTES = 1 << 20
+MAX_TEXT = 1024
+_INTERFACE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,14}")
+_SIGNAL = re.compile(r"(SIG)?[A-Z][A-Z0-9]{1,9}")
+_MODE = re.compile(r"0?[0-7]{3}")
+
+
+@dataclass(frozen=True)
+class Attach:
+    """Give the container of a task an address on a switch port."""
+
+    id: str
+    task_id: str
+    app: str
+    slot: str
+    instance: str
+    address: Address
+    prefix: int
+    routes: frozenset[Route]
+    vlan: int | None
+    mtu: int | None
+    generation: int
+    interface: str
+
+
+@dataclass(frozen=True)
+class Detach:
+    """Remove the ports of an instance or of an address."""
+
+    id: str
+    instance: str | None
+    address: Address | None
+    task_id: str | None
+
+
+@dataclass(frozen=True)
+class Observe:
+    """Tell every port that carries our mark; `fence` raises the bridge's epoch to the caller's first."""
+
+    id: str
+    fence: bool
+
+
+@dataclass(frozen=True)
+class Write:
+    """Put a file into a container and tell the process about it."""
+
+    id: str
+    task_id: str
+    path: str
+    content: bytes
+    digest: str
+    mode: int
+    command: list[str]
+    signal: str | None
+    timeout_s: float
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Connect to ports from inside a container's namespace."""
+
+    id: str
+    task_id: str
+    address: Address
+    ports: list[int]
+    timeout_s: float
+
+
+Order = Union[Attach, Detach, Observe, Write, Probe]  # noqa: UP007 (evaluated at run time, Python 3.9)
+
+
+def parse(order: Mapping[str, Any]) -> Order:
+    """Validate one operation; raises Refused naming the operation, the key and what is wrong."""
+    kind = order.get("op")
+    parser = _PARSERS.get(kind) if isinstance(kind, str) else None
+    if parser is None:
+        raise Refused(f"op {kind!r} is unknown; known are {', '.join(sorted(_PARSERS))}")
+    return parser(order)
+
+
+def _attach(order: Mapping[str, Any]) -> Attach:
+    address = _address(order, "address")
+    return Attach(
+        id=_text(order, "id"),
+        task_id=_text(order, "task_id"),
+        app=_text(order, "app"),
+        slot=str(_number(order, "slot", 0, 1 << 31)),
+        instance=_text(order, "instance"),
+        address=address,
+        prefix=_number(order, "prefix", 1, address.max_prefixlen),
+        routes=_routes(order, address.version),
+        vlan=None if order.get("vlan") is None else _number(order, "vlan", 1, 4094),
+        mtu=None if order.get("mtu") is None else _number(order, "mtu", 576, 65535),
+        generation=_number(order, "generation", 0, 1 << 62),
+        interface=_matching(order, "interface", _INTERFACE, "eth0"),
+    )
+
+
+def _detach(order: Mapping[str, Any]) -> Detach:
+    instance = _text(order, "instance") if order.get("instance") else None
+    address = _address(order, "address") if order.get("address") else None
+    if instance is None and address is None:
+        raise Refused(f"{order.get('op')}: give an instance, an address or both")
+    return Detach(_text(order, "id"), instance, address, order.get("task_id") or None)
+
+
+def _observe(order: Mapping[str, Any]) -> Observe:
+    return Observe(str(order.get("id", "")), bool(order.get("fence", False)))
+
+
+def _write(order: Mapping[str, Any]) -> Write:
+    path = _text(order, "path")
+    parts = path.split("/")
+    if not path.startswith("/") or not parts[-1] or {".", ".."} & set(parts) or "\0" in path:
+        raise Refused(f"write: path {path!r} must be absolute, name a file and hold no '.' or '..'")
+    content = order.get("content")
+    if not isinstance(content, str) or len(content.encode()) > MAX_CONTENT_BYTES:
+        raise Refused(f"write: content must be text of at most {MAX_CONTENT_BYTES} bytes")
+    command = order.get("command") or []
+    if not isinstance(command, list) or not all(
+        isinstance(word, str) and "\0" not in word for word in command
+    ):
+        raise Refused("write: command must be a list of strings")
+    return Write(
+        id=_text(order, "id"),
+        task_id=_text(order, "task_id"),
+        path=path,
+        content=content.encode(),
+        digest=_text(order, "digest"),
+        mode=int(_matching(order, "mode", _MODE, "0644"), 8),
+        command=command,
+        signal=_matching(order, "signal", _SIGNAL, "") or None,
+        timeout_s=_seconds(order, "timeout_s", 10.0),
+    )
+
+
+def _probe(order: Mapping[str, Any]) -> Probe:
+    ports = order.get("ports")
+    if not isinstance(ports, list) or not all(isinstance(port, int) and 0 < port < 65536 for port in ports):
+        raise Refused("probe: ports must be a list of port numbers")
+    return Probe(
+        id=_text(order, "id"),
+        task_id=_text(order, "task_id"),
+        address=_address(order, "address"),
+        ports=ports,
+        timeout_s=_seconds(order, "timeout_s", 1.0),
+    )
+
+
+_PARSERS = {"attach": _attach, "detach": _detach, "observe": _observe, "write": _write, "probe": _probe}
+
+
+def _refusal(order: Mapping[str, Any], key: str, wish: str) -> Refused:
+    return Refused(f"{order.get('op')}: {key} {str(order.get(key))[:80]!r} {wish}")
+
+
+def _text(order: Mapping[str, Any], key: str) -> str:
+    value = order.get(key)
+    if not isinstance(value, str) or not value or len(value) > MAX_TEXT:
+        raise _refusal(order, key, f"must be text of 1 to {MAX_TEXT} characters")
+    return value
+
+
+def _number(order: Mapping[str, Any], key: str, low: int, high: int) -> int:
+    value = order.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise _refusal(order, key, f"must be a number from {low} to {high}")
+    return value
+
+
+def _seconds(order: Mapping[str, Any], key: str, default: float) -> float:
+    value = order.get(key, default)
+    if not isinstance(value, (int, float)) or not 0 < value <= 60:
+        raise _refusal(order, key, "must be a number of seconds from 0 to 60")
+    return float(value)
+
+
+def _matching(order: Mapping[str, Any], key: str, pattern: re.Pattern[str], default: str) -> str:
+    value = order.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, str) or not pattern.fullmatch(value):
+        raise _refusal(order, key, f"must match {pattern.pattern}")
+    return value
+
+
+def _address(order: Mapping[str, Any], key: str) -> Address:
+    try:
+        return ipaddress.ip_address(_text(order, key))
+    except ValueError as error:
+        raise _refusal(order, key, "is not an IP address") from error
+
+
+def _routes(order: Mapping[str, Any], version: int) -> frozenset[Route]:
+    try:
+        pairs = [(route["to"], route.get("via")) for route in order.get("routes") or []]
+        routes = routes_for(order.get("gateway"), pairs, version)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Refused(f"attach: gateway or routes: {error}") from error
+    for route in routes:
+        if route.to.version != version or (route.via is not None and route.via.version != version):
+            raise Refused(f"attach: the route to {route.to} is not of the address's family")
+    return routes

@@ -1,0 +1,189 @@
+"""Our ports in Open vSwitch: reading them, and changing them in one transaction behind a fence.
+
+A port is ours if, and only if, its `external_ids` carry our owner mark; nothing else is ever changed or
+removed.
+
+Two rules are kept by the transaction itself, not by the order in which programs happen to run:
+
+* *The fence.* The bridge remembers the highest epoch that ever changed it. Each transaction waits for the
+  bridge's marks and ports to be exactly as they were read; a daemon of a lower epoch was refused on
+  reading, and if a newer one acts in between, the whole transaction is void.
+* *One holder.* The ports that an address had before are removed in the transaction that adds the new one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import Refused, Retry
+from .ovsdb import Operation, Ovsdb, Row, first, mapping, members, strings
+
+EPOCH_MARK = "mooring-epoch"
+OWNER_MARK = "mooring-owner"
+MARK = "mooring-"
+
+
+@dataclass(frozen=True)
+class Port:
+    """One of our ports; `marks` are its external_ids without the `mooring-` in front."""
+
+    uuid: str
+    name: str
+    tag: int | None
+    marks: dict[str, str] = field(hash=False)
+    ofport: int | None = None
+    error: str = ""
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the daemon that last changed the port."""
+        return number(self.marks.get("epoch"))
+
+    @property
+    def connected(self) -> bool:
+        """Whether the switch daemon uses the device."""
+        return self.ofport is not None and self.ofport > 0 and not self.error
+
+
+@dataclass(frozen=True)
+class Switch:
+    """One bridge and our ports on it, as read at one moment."""
+
+    bridge: str
+    epoch: int
+    userspace: bool
+    ports: dict[str, Port]
+    read: Row  # the bridge's columns exactly as read, for the fence
+
+    def check_epoch(self, epoch: int) -> None:
+        """Refuse a caller that was overtaken."""
+        if epoch < self.epoch:
+            raise Refused(f"epoch {epoch} is stale: bridge {self.bridge} has seen epoch {self.epoch}")
+
+
+def number(mark: str | None) -> int:
+    """A numeric mark; what is not a number counts as 0."""
+    return int(mark) if mark is not None and mark.isdecimal() else 0
+
+
+def read_switch(database: Ovsdb, bridge: str, owner: str) -> Switch:
+    """Read the bridge and our ports in one transaction; raises Retry if the bridge does not exist."""
+    ours = [["external_ids", "includes", strings({OWNER_MARK: owner})]]
+    bridges, ports, interfaces = database.transact([
+        _select("Bridge", [["name", "==", bridge]], ["ports", "external_ids", "datapath_type"]),
+        _select("Port", ours, ["_uuid", "name", "tag", "external_ids"]),
+        _select("Interface", ours, ["name", "ofport", "error"]),
+    ])  # fmt: skip
+    if not bridges["rows"]:
+        raise Retry(f"bridge {bridge} does not exist on this host; create it, with its uplink, first")
+    row = bridges["rows"][0]
+    devices = {item["name"]: item for item in interfaces["rows"]}
+    present = {uuid for _, uuid in members(row["ports"])}
+    found = [_port(item, devices.get(item["name"])) for item in ports["rows"] if item["_uuid"][1] in present]
+    return Switch(
+        bridge=bridge,
+        epoch=number(mapping(row["external_ids"]).get(EPOCH_MARK)),
+        userspace=row["datapath_type"] == "netdev",
+        ports={port.name: port for port in found},
+        read={"ports": row["ports"], "external_ids": row["external_ids"]},
+    )
+
+
+def _port(row: Row, device: Row | None) -> Port:
+    ids = mapping(row["external_ids"])
+    return Port(
+        uuid=row["_uuid"][1],
+        name=row["name"],
+        tag=first(row["tag"]),
+        marks={key[len(MARK) :]: value for key, value in ids.items() if key.startswith(MARK)},
+        ofport=first(device["ofport"]) if device else None,
+        error=(first(device["error"]) or "") if device else "no interface record",
+    )
+
+
+def _select(table: str, where: list[Any], columns: list[str]) -> Operation:
+    return {"op": "select", "table": table, "where": where, "columns": columns}
+
+
+class Transaction:
+    """Changes of our ports, collected and committed as one."""
+
+    def __init__(self, switch: Switch, epoch: int) -> None:
+        switch.check_epoch(epoch)
+        self._switch = switch
+        self._operations: list[Operation] = []
+        self._removed: set[str] = set()
+        self._added: list[Any] = []
+        self._where = [["name", "==", switch.bridge]]
+        if epoch > switch.epoch:
+            self._mutate_bridge(
+                ["external_ids", "delete", ["set", [EPOCH_MARK]]],
+                ["external_ids", "insert", strings({EPOCH_MARK: str(epoch)})],
+            )
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to commit, not even a higher epoch."""
+        return not (self._operations or self._added or self._removed)
+
+    def remove(self, port: Port) -> None:
+        """Remove a port; its rows vanish with the bridge's last reference to them."""
+        self._removed.add(port.uuid)
+
+    def add(self, name: str, tag: int | None, marks: dict[str, str]) -> None:
+        """Add a port with one interface of the same name."""
+        ids = _external_ids(marks)
+        index = len(self._added)
+        device, port = f"interface{index}", f"port{index}"
+        row = {"name": name, "external_ids": ids}
+        self._operations += [
+            {"op": "insert", "table": "Interface", "row": row, "uuid-name": device},
+            {"op": "insert", "table": "Port", "uuid-name": port,
+             "row": {**row, "interfaces": ["named-uuid", device], "tag": _tag(tag)}},
+        ]  # fmt: skip
+        self._added.append(["named-uuid", port])
+
+    def update(self, port: Port, tag: int | None, marks: dict[str, str]) -> None:
+        """Change the VLAN and the marks of a port in place, without touching its traffic."""
+        ids = _external_ids(marks)
+        by_name = [["name", "==", port.name]]
+        self._operations += [
+            {"op": "update", "table": "Interface", "where": by_name, "row": {"external_ids": ids}},
+            {
+                "op": "update",
+                "table": "Port",
+                "where": by_name,
+                "row": {"external_ids": ids, "tag": _tag(tag)},
+            },
+        ]
+
+    def commit(self, database: Ovsdb) -> int:
+        """Commit all or nothing; returns the configuration number the switch daemon has to reach."""
+        if self._added:
+            self._mutate_bridge(["ports", "insert", ["set", self._added]])
+        if self._removed:
+            gone = ["set", [["uuid", uuid] for uuid in sorted(self._removed)]]
+            self._mutate_bridge(["ports", "delete", gone])
+        bump = {"op": "mutate", "table": "Open_vSwitch", "where": [], "mutations": [["next_cfg", "+=", 1]]}
+        read = _select("Open_vSwitch", [], ["next_cfg"])
+        results = database.transact([self._fence(), *self._operations, bump, read])
+        return int(results[-1]["rows"][0]["next_cfg"])
+
+    def _fence(self) -> Operation:
+        return {
+            "op": "wait", "table": "Bridge", "where": self._where, "timeout": 0, "until": "==",
+            "columns": ["ports", "external_ids"], "rows": [self._switch.read],
+        }  # fmt: skip
+
+    def _mutate_bridge(self, *mutations: list[Any]) -> None:
+        mutate = {"op": "mutate", "table": "Bridge", "where": self._where, "mutations": list(mutations)}
+        self._operations.append(mutate)
+
+
+def _external_ids(marks: dict[str, str]) -> list[Any]:
+    return strings({MARK + key: value for key, value in marks.items()})
+
+
+def _tag(tag: int | None) -> Any:
+    return ["set", []] if tag is None else tag

@@ -1,0 +1,210 @@
+"""What Prometheus sees, named as controller-runtime names it.
+
+Two kinds of numbers.  What *happens* (a reconcile ended, a sink confirmed a change) is told through a
+method named after it, at the moment it happens.  What *is* (queue depth, free addresses, age of the
+snapshot), and what others count already (events by type), is read from the read model at the moment of a
+scrape, so no gauge can be left behind by a code path that forgot to set it.
+
+No label ever carries an instance, a task or an address: the number of series stays that of the sinks,
+pools and event types, whatever Marathon runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.metrics_core import Metric
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from mooring.core.model import LeaseState
+from mooring.core.readmodel import EVERYTHING, Overview, PoolRow, ReadModel, Vitals
+from mooring.portal.pulse import Pulse
+
+CONTROLLER = "instance"  # the one kind of key that is reconciled
+_APPLIED_BUCKETS = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0)
+_WORK_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_QUEUE_BUCKETS = (0.0001, 0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0)
+
+
+class Metrics:
+    """Told what happens, and shows it in the registry that was given."""
+
+    def __init__(self, registry: CollectorRegistry, version: str, sinks: Iterable[str] = ()) -> None:
+        """`sinks`: names of the configured ones, so that their series exist before the first change."""
+        self.registry = registry
+        ProcessCollector(registry=registry)
+        GCCollector(registry=registry)
+        self._counters(registry)
+        self._histograms(registry)
+        Gauge("mooring_build_info", "Always 1; the label says which version runs.", ["version"],
+              registry=registry).labels(version).set(1)  # fmt: skip
+        Gauge("mooring_leader_election_master_status", "1 on the daemon that leads.", ["name"],
+              registry=registry).labels("mooring").set(1)  # fmt: skip
+        for lone in (self._errors, self._reconcile_time, self._queued, self._worked):
+            lone.labels(CONTROLLER)
+        for sink in sinks:
+            self._applied.labels(sink)
+            for outcome in ("done", "retry", "refused"):
+                self._outcomes.labels(sink, outcome)
+
+    def _counters(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"mooring_{name}", text, labels, registry=registry)
+
+        self._reconciles = counter("reconcile_total", "Reconciles by result.", "controller", "result")
+        self._errors = counter("reconcile_errors_total", "Reconciles that met a defect.", "controller")
+        self._outcomes = counter("sink_outcomes_total", "Answers of the sinks.", "sink", "outcome")
+        self._snapshots = counter("snapshots_total", "Full listings asked for, by result.", "result")
+
+    def _histograms(self, registry: CollectorRegistry) -> None:
+        def histogram(name: str, text: str, label: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(f"mooring_{name}", text, [label], buckets=buckets, registry=registry)
+
+        self._reconcile_time = histogram(
+            "reconcile_time_seconds", "Time of one reconcile.", "controller", _WORK_BUCKETS
+        )
+        self._queued = histogram(
+            "workqueue_queue_duration_seconds", "Time a key waited for a worker.", "name", _QUEUE_BUCKETS
+        )
+        self._worked = histogram(
+            "workqueue_work_duration_seconds", "Time a worker had a key.", "name", _WORK_BUCKETS
+        )
+        self._applied = histogram(
+            "event_to_applied_seconds", "From hearing of a change to its confirmation by the sink.", "sink",
+            _APPLIED_BUCKETS,
+        )  # fmt: skip
+
+    # -- what happened
+
+    def reconciled(self, result: str, seconds: float) -> None:
+        """A reconcile ended: "success", "requeue", "requeue_after", "refused" or "error"."""
+        self._reconciles.labels(CONTROLLER, result).inc()
+        self._reconcile_time.labels(CONTROLLER).observe(seconds)
+        if result == "error":
+            self._errors.labels(CONTROLLER).inc()
+
+    def work_started(self, waited_s: float) -> None:
+        """A worker took a key that had waited so long."""
+        self._queued.labels(CONTROLLER).observe(waited_s)
+
+    def work_ended(self, worked_s: float) -> None:
+        """A worker gave a key back after so long."""
+        self._worked.labels(CONTROLLER).observe(worked_s)
+
+    def applied(self, sink: str, latency_s: float) -> None:
+        """A sink confirmed a change that we heard of `latency_s` seconds ago."""
+        self._applied.labels(sink).observe(latency_s)
+
+    def sink_answered(self, sink: str, outcome: str) -> None:
+        """A sink answered a change: "done", "retry" or "refused"."""
+        self._outcomes.labels(sink, outcome).inc()
+
+    def snapshot_taken(self, result: str) -> None:
+        """A full listing was asked for: "merged", "discarded" or "failed"."""
+        self._snapshots.labels(result).inc()
+
+    # -- what is
+
+    def collect_from(self, model: ReadModel, pulse: Pulse) -> None:
+        """From now on every scrape also shows what the read model and the pulse say."""
+        self.registry.register(_Gauges(model, pulse))
+
+
+class _Gauges(Collector):
+    """Reads the read model at every scrape."""
+
+    def __init__(self, model: ReadModel, pulse: Pulse) -> None:
+        self._model = model
+        self._pulse = pulse
+
+    def describe(self) -> list[Metric]:
+        """Nothing: the registry must not ask the daemon while that is still being put together."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        vitals, overview = self._model.vitals(), self._model.overview()
+        yield from _work(vitals)
+        yield from _stream(vitals)
+        yield from _daemon(overview)
+        yield from _pools(self._model.pools())
+        yield _gauge("refused_apps", "Apps whose labels are refused.", len(self._model.refusals()))
+        yield _gauge("event_loop_lag_seconds", "How late the event loop is.", self._pulse.lag_s)
+
+
+def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"mooring_{name}", text, value=value)
+
+
+def _work(vitals: Vitals) -> Iterator[Metric]:
+    queue = {
+        "workqueue_depth": ("Keys that wait for a worker.", float(vitals.queue_depth)),
+        "workqueue_unfinished_work_seconds": ("Time spent on keys in work.", sum(vitals.running_s)),
+        "workqueue_longest_running_processor_seconds": (
+            "Time of the oldest work.", max(vitals.running_s, default=0.0)),
+    }  # fmt: skip
+    workers = {
+        "active_workers": ("Workers that have a key.", float(len(vitals.running_s))),
+        "max_concurrent_reconciles": ("Workers at most.", float(vitals.workers)),
+    }
+    for label, group in (("name", queue), ("controller", workers)):
+        for name, (text, value) in group.items():
+            family = GaugeMetricFamily(f"mooring_{name}", text, labels=[label])
+            family.add_metric([CONTROLLER], value)
+            yield family
+    counted = {
+        "workqueue_adds": ("Keys added to the queue.", vitals.adds),
+        "workqueue_retries": ("Keys put back to be tried again.", vitals.retries),
+    }
+    for name, (text, count) in counted.items():
+        counter = CounterMetricFamily(f"mooring_{name}", text, labels=["name"])
+        counter.add_metric([CONTROLLER], count)
+        yield counter
+    unsettled = GaugeMetricFamily("mooring_sink_unsettled", "Instances not in step there.", labels=["sink"])
+    for sink, count in vitals.unsettled.items():
+        unsettled.add_metric([sink], count)
+    yield unsettled
+
+
+def _stream(vitals: Vitals) -> Iterator[Metric]:
+    yield _gauge("stream_connected", "1 while attached to the event stream.", vitals.attached)
+    if vitals.last_event_at is not None:
+        yield _gauge("stream_last_event_timestamp_seconds", "When anything was last heard on the stream.",
+                     vitals.last_event_at)  # fmt: skip
+    yield CounterMetricFamily(
+        "mooring_stream_reconnects", "Times the event stream was lost.", value=vitals.reconnects
+    )
+    events = CounterMetricFamily("mooring_events", "Events of the stream.", labels=["type", "result"])
+    for result, counts in vitals.events.items():
+        for type_, count in counts.items():
+            events.add_metric([type_, result], count)
+    yield events
+    skipped = CounterMetricFamily("mooring_events_skipped", "Unreadable pieces of the stream.",
+                                  labels=["reason"])  # fmt: skip
+    for reason, count in vitals.skipped.items():
+        skipped.add_metric([reason], count)
+    yield skipped
+
+
+def _daemon(overview: Overview) -> Iterator[Metric]:
+    if overview.snapshot_age_s is not None:
+        yield _gauge("snapshot_age_seconds", "Age of the newest full listing.", overview.snapshot_age_s)
+    yield _gauge("brake_engaged", "1 while absent instances are held.", overview.brake is not None)
+    yield _gauge("paused", "1 while effects of all apps wait.", EVERYTHING in overview.paused)
+    apps = sum(app != EVERYTHING for app in overview.paused)
+    yield _gauge("paused_apps", "Apps whose effects wait.", apps)
+
+
+def _pools(pools: Sequence[PoolRow]) -> Iterator[Metric]:
+    leases = GaugeMetricFamily("mooring_leases", "Addresses that are not free.", labels=["pool", "state"])
+    free = GaugeMetricFamily("mooring_pool_free", "Addresses that can be given out.", labels=["pool"])
+    size = GaugeMetricFamily("mooring_pool_size", "Assignable addresses.", labels=["pool"])
+    for pool in pools:
+        free.add_metric([pool.name], pool.free)
+        size.add_metric([pool.name], pool.size)
+        for state in LeaseState:
+            leases.add_metric([pool.name, state.value], pool.leases.get(state.value, 0))
+    yield from (leases, free, size)

@@ -1,0 +1,95 @@
+"""What the tests of names have in common: samples, a stranger's hand, and a lossy line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mooring.core.model import BindingId, Epoch
+from mooring.core.sink import Change, Outcome
+from mooring.core.specs import NameSpec, SharedNameSpec, Spec
+from mooring.dns.records import OK, Add, NameServer, Question, Remove, RRset, Unanswered, Update
+from mooring.dns.rfc2136 import Rfc2136Server
+from mooring.dns.sinks import SeatNames, SharedNames
+from tests.contract.bind import KEY, REVERSE_ZONE, REVERSE_ZONE_6, SECRET, ZONE, ZONES, Named
+
+OWNER = "site-a"
+APP = f"web.shop.{ZONE}"
+MARK = "heritage=mooring,owner=site-a,kind=seat"
+
+
+def client_of(named: Named, **changes: str) -> Rfc2136Server:
+    settings = {"key_name": KEY, "secret": SECRET, **changes}
+    return Rfc2136Server(named.address, named.port, timeout_s=20, **settings)
+
+
+def seats_of(server: NameServer, owner: str = OWNER) -> SeatNames:
+    return SeatNames(server, zones=[ZONE], reverse_zones=[REVERSE_ZONE, REVERSE_ZONE_6], owner=owner)
+
+
+def seat(slot: int, address: str | None = None, ttl: int = 10) -> NameSpec:
+    return NameSpec(f"web-{slot}.{APP}", address or f"10.64.{slot // 250}.{slot % 250 + 1}", ttl)
+
+
+def share(address: str, ttl: int = 10) -> SharedNameSpec:
+    return SharedNameSpec(APP, address, ttl)
+
+
+def change(binding: str, wanted: Spec | None, *was: Spec, epoch: int = 1) -> Change:
+    return Change(BindingId(binding), wanted, was, 1, Epoch(epoch))
+
+
+async def one(sink: SeatNames | SharedNames, wanted: Change) -> Outcome:
+    (outcome,) = await sink.apply([wanted])
+    return outcome
+
+
+async def values(server: NameServer, name: str, type_: str = "A") -> set[str]:
+    return set((await server.lookup([(name, type_)])).get((name, type_), RRset()).values)
+
+
+async def put(server: NameServer, name: str, type_: str, value: str, zone: str = ZONE) -> None:
+    """Somebody else's hand."""
+    assert await server.update(Update(zone, (), (Add(name, type_, value, 60),))) == OK
+
+
+async def take(server: NameServer, name: str, type_: str, value: str, zone: str = ZONE) -> None:
+    assert await server.update(Update(zone, (), (Remove(name, type_, value),))) == OK
+
+
+async def emptied(named: Named) -> Rfc2136Server:
+    """A client of the real server, with nothing left in its zones."""
+    server = client_of(named)
+    for zone in ZONES:
+        found = await server.transfer(zone)
+        edits = [
+            Remove(name, type_, value)
+            for (name, type_), rrset in found.items()
+            if type_ not in {"SOA", "NS"} and not name.startswith("ns.")
+            for value in rrset.values
+        ]
+        assert await server.update(Update(zone, (), tuple(edits))) == OK
+    return server
+
+
+class Lossy:
+    """Carries everything to the real thing, and loses the answers of the next `lost` updates."""
+
+    def __init__(self, inner: NameServer, *, lost: int, delivered: bool) -> None:
+        self.where = inner.where
+        self._inner = inner
+        self._lost = lost
+        self._delivered = delivered
+
+    async def lookup(self, questions: Sequence[Question]) -> Mapping[Question, RRset]:
+        return await self._inner.lookup(questions)
+
+    async def transfer(self, zone: str) -> Mapping[Question, RRset]:
+        return await self._inner.transfer(zone)
+
+    async def update(self, update: Update) -> str:
+        if self._lost:
+            self._lost -= 1
+            if self._delivered:
+                await self._inner.update(update)
+            raise Unanswered("the answer was lost")
+        return await self._inner.update(update)

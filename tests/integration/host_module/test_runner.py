@@ -1,0 +1,135 @@
+"""The module as the daemon runs it: packed by Ansible, started by ansible-runner, on a host of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import signal
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from mooring.handlers.ansible import AnsibleRunner, HostUnreachable, PlayFailed
+
+from .conftest import BRIDGE, HostRig, until
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def inventory(rig: HostRig, tmp_path: Path) -> Path:
+    """One good host, reached by running Python in its namespace, and several bad ones."""
+    python = tmp_path / "python3"
+    python.write_text(f'#!/bin/sh\nexec nsenter --net=/run/netns/{rig.name} /usr/bin/python3 "$@"\n')
+    python.chmod(0o755)
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        closed = unused.getsockname()[1]
+    local = "ansible_connection=local"
+    path = tmp_path / "inventory.ini"
+    path.write_text(
+        f"good {local} ansible_python_interpreter={python}\n"
+        f"away ansible_host=127.0.0.1 ansible_port={closed}\n"
+        f"broken {local} ansible_python_interpreter=/bin/false\n"
+        f"[all:vars]\nmooring_database={rig.database}\nmooring_engine={rig.engine}\nmooring_state_dir={rig.state_dir}\n"
+    )
+    return path
+
+
+@pytest.fixture
+async def runner(inventory: Path) -> AsyncIterator[AnsibleRunner]:
+    """A runner that is closed afterwards."""
+    made = AnsibleRunner(inventory, owner="mooring", bridge=BRIDGE, timeout_s=60.0, grace_s=2.0)
+    yield made
+    await made.close()
+
+
+def writing(task: str, content: str, **changes: object) -> dict[str, object]:
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    return {
+        "op": "write",
+        "id": "w",
+        "task_id": task,
+        "path": "/etc/x",
+        "content": content,
+        "digest": digest,
+        **changes,
+    }
+
+
+def marked_processes() -> list[str]:
+    """Command lines of the processes that carry a flight's mark."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and b"MOORING_FLIGHT=/" in (entry / "environ").read_bytes():
+                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue
+    return found
+
+
+async def test_one_play_attaches_writes_and_observes(rig: HostRig, runner: AnsibleRunner) -> None:
+    task, container = rig.container()
+    hostile = "{{ 7 * 7 }} {% raw %} ${HOME} `id` ä\n"
+    attach = {"op": "attach", "id": "a", "task_id": task, "app": "/r", "slot": 0, "instance": "run",
+              "address": "10.64.3.1", "prefix": 22, "gateway": None, "generation": 1}  # fmt: skip
+    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    attached, written, seen = await runner.run(
+        "good", [attach, writing(task, hostile), {"op": "observe", "id": "o"}], 1
+    )
+    assert (attached["id"], attached["status"], attached["changed"]) == ("a", "done", True)
+    assert written["status"] == "done"
+    assert rig.inside(container, "cat", "/etc/x") == hostile.strip()
+    assert attached["port"] in [port["port"] for port in seen["ports"]]  # type: ignore[index,union-attr]
+    until(lambda: rig.fetch("10.64.3.1") == task, "an answer")
+    [again] = await runner.run("good", [attach], 1)
+    assert not again["changed"]
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
+    assert not list(runner._work_dir.glob("flight-*"))
+
+
+async def test_hosts_that_cannot_be_reached_or_used(runner: AnsibleRunner) -> None:
+    observe = [{"op": "observe", "id": "o"}]
+    with pytest.raises(HostUnreachable, match="away"):
+        await runner.run("away", observe, 1)
+    with pytest.raises(PlayFailed, match="broken"):
+        await runner.run("broken", observe, 1)
+    with pytest.raises(PlayFailed, match="stranger"):
+        await runner.run("stranger", observe, 1)
+
+
+@pytest.mark.parametrize("end", ["cancel", "timeout", "close"])
+async def test_a_play_that_is_ended_leaves_no_process(rig: HostRig, inventory: Path, end: str) -> None:
+    task, container = rig.container()
+    runner = AnsibleRunner(
+        inventory, owner="mooring", bridge=BRIDGE, timeout_s=6.0 if end == "timeout" else 60.0, grace_s=2.0
+    )
+    slow = writing(task, "x", command=["sh", "-c", "touch /tmp/begun; sleep 40"], timeout_s=45)
+    play = asyncio.create_task(runner.run("good", [slow], 1))
+    try:
+        async with asyncio.timeout(30):
+            while not _begun(rig, container):
+                await asyncio.sleep(0.1)
+        assert marked_processes()
+        if end == "cancel":
+            play.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await play
+        elif end == "close":
+            await runner.close()
+            with pytest.raises(PlayFailed, match="stopped"):
+                await play
+        else:
+            with pytest.raises(PlayFailed, match="no end after 6 s"):
+                await play
+        assert marked_processes() == []
+    finally:
+        await runner.close()
+    assert not runner._work_dir.exists()
+
+
+def _begun(rig: HostRig, container: str) -> bool:
+    return rig.docker("exec", container, "sh", "-c", "test -e /tmp/begun && echo yes", check=False) == "yes"

@@ -1,0 +1,248 @@
+"""Validation, wire forms and comparisons of the host module."""
+
+from __future__ import annotations
+
+import ast
+import ipaddress
+import json
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mooring.playbooks.module_utils.mooring_host import netlink
+from mooring.playbooks.module_utils.mooring_host.announce import gratuitous_arp
+from mooring.playbooks.module_utils.mooring_host.containers import demultiplex
+from mooring.playbooks.module_utils.mooring_host.errors import Refused
+from mooring.playbooks.module_utils.mooring_host.links import (
+    Interface,
+    View,
+    differences,
+    mac_for,
+    routes_for,
+)
+from mooring.playbooks.module_utils.mooring_host.netlink import Link, Route
+from mooring.playbooks.module_utils.mooring_host.orders import Write, parse
+from mooring.playbooks.module_utils.mooring_host.ovsdb import (
+    Ovsdb,
+    OvsdbRejected,
+    OvsdbStale,
+    OvsdbUnreachable,
+    first,
+    mapping,
+    members,
+    strings,
+)
+
+PLAYBOOKS = Path(__file__).parents[3] / "playbooks"
+SOURCES = sorted(PLAYBOOKS.rglob("*.py"))
+ATTACH = {"op": "attach", "id": "b", "task_id": "t", "app": "/a", "slot": 0, "instance": "i",
+          "address": "10.0.0.1", "prefix": 24, "generation": 1}  # fmt: skip
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
+def test_the_hosts_python_is_enough(source: Path) -> None:
+    tree = ast.parse(source.read_text(), feature_version=(3, 9))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            modules = [node.module or ""]
+        else:
+            continue
+        for module in modules:
+            assert module.split(".")[0] in sys.stdlib_module_names or module.startswith(
+                "ansible.module_utils."
+            )
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"op": "dance"}, "dance"),
+        ({"op": ["attach"]}, "unknown"),
+        ({"address": "10.0.0.256"}, "address"),
+        ({"address": 5}, "address"),
+        ({"prefix": 33}, "prefix"),
+        ({"prefix": True}, "prefix"),
+        ({"vlan": 4095}, "vlan"),
+        ({"mtu": 68}, "mtu"),
+        ({"task_id": ""}, "task_id"),
+        ({"instance": "i" * 2000}, "instance"),
+        ({"interface": "eth0; reboot"}, "interface"),
+        ({"interface": "../../all"}, "interface"),
+        ({"interface": "interface-too-long"}, "interface"),
+        ({"gateway": "nowhere"}, "gateway"),
+        ({"gateway": "fd00::1"}, "family"),
+        ({"routes": [{"to": "10.0.0.1/8", "via": None}]}, "routes"),
+        ({"routes": ["10.0.0.0/8"]}, "routes"),
+        ({"routes": [{"via": "10.0.0.1"}]}, "routes"),
+    ],
+)
+def test_bad_orders_are_refused_by_name(changes: dict[str, Any], word: str) -> None:
+    with pytest.raises(Refused, match=word):
+        parse({**ATTACH, **changes})
+
+
+def test_a_detach_names_something() -> None:
+    with pytest.raises(Refused, match="instance, an address or both"):
+        parse({"op": "detach", "id": "d"})
+
+
+def test_a_write_order_has_defaults() -> None:
+    order = parse({"op": "write", "id": "w", "task_id": "t", "path": "/a", "content": "ä", "digest": "d"})
+    assert isinstance(order, Write)
+    assert (order.mode, order.command, order.signal, order.content) == (0o644, [], None, "ä".encode())
+
+
+def test_macs_derive_from_addresses() -> None:
+    assert mac_for(ipaddress.ip_address("10.64.0.10")) == "02:00:0a:40:00:0a"
+    six = mac_for(ipaddress.ip_address("fd00::1"))
+    assert six.startswith("06:00:")
+    assert six != mac_for(ipaddress.ip_address("fd00::2"))
+
+
+def test_the_gateway_becomes_the_default_route() -> None:
+    routes = routes_for("10.0.0.1", [("192.0.2.0/24", None)], 4)
+    assert {(str(route.to), str(route.via)) for route in routes} == {
+        ("0.0.0.0/0", "10.0.0.1"), ("192.0.2.0/24", "None"),
+    }  # fmt: skip
+    assert routes_for(None, [], 4) == frozenset()
+
+
+ADDRESS = ipaddress.ip_address("10.0.0.1")
+DEFAULT = Route(ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_address("10.0.0.254"))
+EXTRA = Route(ipaddress.ip_network("192.0.2.0/24"), None)
+WANTED = Interface("eth0", ADDRESS, 24, "02:00:0a:00:00:01", 1400, frozenset({DEFAULT}), False, "ours")
+LINK = Link(2, "eth0", True, "02:00:0a:00:00:01", 1400, 7, "ours")
+VIEW = View(LINK, frozenset({(ADDRESS, 24)}), {DEFAULT: netlink.ROUTE_PROTOCOL}, False, True)
+
+
+@pytest.mark.parametrize(
+    ("view", "found"),
+    [
+        (VIEW, []),
+        (replace(VIEW, link=replace(LINK, mtu=1500)), ["mtu"]),
+        (replace(VIEW, link=replace(LINK, up=False)), ["link"]),
+        (replace(VIEW, link=replace(LINK, mac="02:00:00:00:00:00", alias="")), ["mac", "alias"]),
+        (replace(VIEW, offload=True, announces=False), ["offload", "announcement"]),
+        (replace(VIEW, addresses=frozenset()), ["address"]),
+        (replace(VIEW, addresses=frozenset({(ADDRESS, 16), (ADDRESS, 24)})), ["address"]),
+        (replace(VIEW, addresses=frozenset({(ADDRESS, 24), (ADDRESS + 1, 24)})), []),
+        (replace(VIEW, routes={}), ["routes"]),
+        (replace(VIEW, routes={DEFAULT: 3, EXTRA: netlink.ROUTE_PROTOCOL}), ["routes"]),
+        (replace(VIEW, routes={DEFAULT: 3, EXTRA: 3}), []),
+    ],
+)
+def test_differences_are_named(view: View, found: list[str]) -> None:
+    assert differences(view, WANTED) == found
+
+
+def test_what_is_not_asked_for_does_not_differ() -> None:
+    view = replace(VIEW, offload=True, link=replace(LINK, mtu=9000))
+    assert differences(view, replace(WANTED, mtu=None, offload=True)) == []
+
+
+def test_netlink_attributes_round_trip_with_padding() -> None:
+    data = netlink.attribute(3, b"eth0\0") + netlink.attribute(4 | netlink.NLA_F_NESTED, b"\1\2")
+    assert len(data) % 4 == 0
+    assert netlink.attributes(data) == {3: b"eth0\0", 4: b"\1\2"}
+    assert netlink.attributes(b"\0\0\0\0trailing") == {}
+
+
+def test_a_gratuitous_arp_names_the_address_twice() -> None:
+    frame = gratuitous_arp("02:00:0a:00:00:01", ADDRESS)
+    assert len(frame) == 42
+    assert frame[:6] == b"\xff" * 6
+    assert frame[12:14] == b"\x08\x06"
+    assert frame[28:32] == frame[38:42] == ADDRESS.packed
+    assert frame[6:12] == frame[22:28] == bytes.fromhex("02000a000001")
+
+
+def test_attached_output_is_joined_from_both_streams() -> None:
+    stream = b"\1\0\0\0\0\0\0\3out\2\0\0\0\0\0\0\4 err\1\0\0"
+    assert demultiplex(stream) == "out err"
+
+
+def test_wire_forms_of_the_database() -> None:
+    assert mapping(strings({"b": "2", "a": "1"})) == {"a": "1", "b": "2"}
+    assert members(["set", [1, 2]]) == [1, 2]
+    assert members(["uuid", "x"]) == [["uuid", "x"]]
+    assert (first(["set", []]), first(5)) == (None, 5)
+
+
+class DatabaseServer:
+    """Answers like ovsdb-server, but torn to pieces and with a probe of its own in between."""
+
+    def __init__(self, path: str) -> None:
+        self.results: list[Any] = []
+        self.echoed: list[Any] = []
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(path)
+        self._listener.listen(1)
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        connection, _ = self._listener.accept()
+        buffer = b""
+        with connection:
+            while data := connection.recv(4096):
+                buffer += data
+                try:
+                    message = json.loads(buffer)
+                except ValueError:
+                    continue
+                buffer = b""
+                if "method" not in message:
+                    self.echoed.append(message["result"])
+                    continue
+                echo = json.dumps({"method": "echo", "params": ["}ä{"], "id": "echo"}, ensure_ascii=False)
+                if self.results[0] is None:
+                    return
+                answer = json.dumps({"id": message["id"], "error": None, "result": self.results.pop(0)})
+                whole = (echo + answer).encode()
+                for place in range(0, len(whole), 5):
+                    connection.sendall(whole[place : place + 5])
+
+    def close(self) -> None:
+        self._listener.close()
+        self._thread.join(5)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[DatabaseServer]:
+    made = DatabaseServer(str(tmp_path / "db"))
+    yield made
+    made.close()
+
+
+def test_torn_answers_and_probes_are_understood(server: DatabaseServer, tmp_path: Path) -> None:
+    server.results = [
+        [{"rows": ["ä}"]}],
+        [{}, {"error": "timed out"}],
+        [{"error": "constraint violation"}],
+        None,
+    ]
+    database = Ovsdb(str(tmp_path / "db"), timeout_s=5.0)
+    try:
+        assert database.transact([]) == [{"rows": ["ä}"]}]
+        assert server.echoed == [["}ä{"]]
+        with pytest.raises(OvsdbStale):
+            database.transact([])
+        with pytest.raises(OvsdbRejected, match="constraint violation"):
+            database.transact([])
+        with pytest.raises(OvsdbUnreachable):
+            database.transact([])
+    finally:
+        database.close()
+
+
+def test_a_missing_database_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OvsdbUnreachable, match=str(tmp_path / "no")):
+        Ovsdb(str(tmp_path / "no"))

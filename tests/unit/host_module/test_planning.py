@@ -1,0 +1,142 @@
+"""What is done with ports, decided without a switch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mooring.playbooks.module_utils.mooring_host.errors import Refused
+from mooring.playbooks.module_utils.mooring_host.orders import Attach, Detach, parse
+from mooring.playbooks.module_utils.mooring_host.planning import (
+    device_alias,
+    marks_for,
+    plan_attach,
+    plan_detach,
+    port_name,
+)
+from mooring.playbooks.module_utils.mooring_host.switch import Port, Switch
+
+START = "c1@2026-01-01T00:00:00Z"
+
+
+def attach(**changes: Any) -> Attach:
+    order = {"op": "attach", "id": "b", "task_id": "t1", "app": "/a", "slot": 0, "instance": "i1",
+             "address": "10.0.0.1", "prefix": 24, "generation": 1, **changes}  # fmt: skip
+    parsed = parse(order)
+    assert isinstance(parsed, Attach)
+    return parsed
+
+
+def port(name: str, *, tag: int | None = None, ofport: int | None = 3, error: str = "", **marks: str) -> Port:
+    order = marks_for(attach(), "mooring", 1, START)
+    return Port(f"uuid-{name}", name, tag, {**order, **marks}, ofport, error)
+
+
+def switch(*ports: Port, epoch: int = 1) -> Switch:
+    return Switch("br", epoch, True, {item.name: item for item in ports}, {})
+
+
+def plan(*ports: Port, peer: str | None = None, epoch: int = 1, start: str = START, **changes: Any) -> Any:
+    order = attach(**changes)
+    marks = marks_for(order, "mooring", epoch, start)
+    return plan_attach(order, marks, switch(*ports), peer, {item.name for item in ports})
+
+
+def names(ports: list[Port]) -> list[str]:
+    return [item.name for item in ports]
+
+
+def test_a_port_that_fits_is_kept_untouched() -> None:
+    made = plan(port("p"), peer="p")
+    assert (made.idle, made.create) == (True, None)
+
+
+@pytest.mark.parametrize("changes", [{"vlan": 7}, {"generation": 2}, {"slot": 4}, {"task_id": "t2"}])
+def test_marks_and_vlan_are_updated_in_place(changes: dict[str, Any]) -> None:
+    made = plan(port("p"), peer="p", **changes)
+    assert (made.update, made.idle, made.create, made.supersede) == (True, False, None, [])
+
+
+def test_a_higher_epoch_is_written_to_the_port() -> None:
+    assert plan(port("p"), peer="p", epoch=2).marks["epoch"] == "2"
+    assert plan(port("p"), peer="p", epoch=2).update
+
+
+@pytest.mark.parametrize(
+    "present",
+    [
+        port("p", ofport=None),
+        port("p", ofport=-1),
+        port("p", error="could not open network device"),
+        port("p", container="c1@2025-01-01T00:00:00Z"),
+        port("p", container="c0@2026-01-01T00:00:00Z", instance="i0"),
+        port("p", instance="i0"),
+        port("p", address="10.0.0.9"),
+    ],
+)
+def test_a_port_that_does_not_fit_is_replaced(present: Port) -> None:
+    made = plan(present, peer="p")
+    assert names(made.supersede) == ["p"]
+    assert made.create not in (None, "p")
+
+
+def test_a_port_whose_device_is_not_the_containers_is_replaced() -> None:
+    assert names(plan(port("p"), peer=None).supersede) == ["p"]
+    assert names(plan(port("p"), peer="q").supersede) == ["p"]
+
+
+def test_other_addresses_and_instances_are_left_alone() -> None:
+    other = port("o", address="10.0.0.2", instance="i2", container="c2@x")
+    second = port("s", address="10.0.1.1", interface="eth1")
+    made = plan(port("p"), other, second, peer="p")
+    assert made.idle
+
+
+def test_a_replaced_port_of_the_same_start_gets_another_name() -> None:
+    first = port_name("mooring", START, "eth0", set())
+    second = port_name("mooring", START, "eth0", {first})
+    assert first != second
+    assert len(first) == len(second) == 15
+    assert port_name("mooring", START, "eth0", {first}) == second
+    assert port_name("mooring", START + "1", "eth0", set()) not in (first, second)
+    assert port_name("other", START, "eth0", set()) != first
+
+
+def test_ports_of_a_higher_epoch_refuse_us() -> None:
+    with pytest.raises(Refused, match="epoch 1 is stale: port p was changed by epoch 2"):
+        plan(port("p", epoch="2"), peer="p")
+    with pytest.raises(Refused):
+        plan_detach(Detach("d", "i1", None, None), switch(port("p", epoch="2")), 1, set())
+
+
+def detach(*ports: Port, alive: set[str], **changes: Any) -> tuple[list[str], list[str]]:
+    order = parse({"op": "detach", "id": "d", **changes})
+    assert isinstance(order, Detach)
+    removal = plan_detach(order, switch(*ports), 1, alive)
+    return names(removal.remove), names(removal.spared)
+
+
+def test_detach_by_instance_takes_all_its_ports() -> None:
+    ports = port("p"), port("q", address="10.0.0.2"), port("r", instance="i2", address="10.0.0.3")
+    assert detach(*ports, alive={"p", "q", "r"}, instance="i1", address="10.0.0.1") == (["p", "q"], [])
+
+
+def test_detach_by_address_takes_whoever_has_it() -> None:
+    assert detach(port("p"), port("q", address="10.0.0.2"), alive={"p"}, address="10.0.0.1") == (["p"], [])
+
+
+def test_detach_spares_another_living_instance_but_not_a_dead_one() -> None:
+    ports = port("p", instance="i2"), port("q", instance="i3")
+    assert detach(*ports, alive={"p"}, instance="i1", address="10.0.0.1") == (["q"], ["p"])
+
+
+def test_detach_of_an_old_task_spares_the_living_new_one() -> None:
+    newer = port("p", task="t2")
+    assert detach(newer, alive={"p"}, instance="i1", task_id="t1") == ([], ["p"])
+    assert detach(newer, alive=set(), instance="i1", task_id="t1") == (["p"], [])
+    assert detach(newer, alive={"p"}, instance="i1", task_id="t2") == (["p"], [])
+
+
+def test_the_alias_fits_the_kernels_limit() -> None:
+    assert len(device_alias("o" * 64, "i" * 1000, "fd00::" + "1" * 30)) < 256

@@ -1,0 +1,211 @@
+"""Every event that Marathon is known to send, and every way of sending it wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mooring.cext import Frame, Framer
+from mooring.controller.dialect import read_host, read_task_id
+from mooring.controller.events import (
+    ATTACHED,
+    IGNORED,
+    WANTED,
+    AppsChanged,
+    AppTerminated,
+    Event,
+    EventUnreadable,
+    HealthReported,
+    InstanceReported,
+    Intake,
+    SchedulerChanged,
+    TaskReported,
+    decode,
+    objects,
+)
+from mooring.core.model import AppId, HostName, InstanceId, State, TaskId
+
+SAMPLES = Path(__file__).parents[1] / "data" / "marathon-events"
+UUID = "5f0f6aab-9c2e-11ea-bb37-7085c2d4e601"
+API = AppId("/prod/web/api")
+INSTANCE = InstanceId(f"prod_web_api.instance-{UUID}")
+
+
+def sample(name: str) -> Frame:
+    return Frame(name, json.dumps(json.loads((SAMPLES / f"{name}.json").read_text())).encode())
+
+
+ALL = sorted(path.stem for path in SAMPLES.glob("*.json"))
+
+
+def test_there_are_samples() -> None:
+    assert len(ALL) > 25
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_sample_is_decoded_or_ignored_by_name(name: str) -> None:
+    assert (name in WANTED) != (name in IGNORED)
+    assert (decode(sample(name)) is not None) == (name in WANTED)
+
+
+def test_status_update() -> None:
+    assert decode(sample("status_update_event")) == TaskReported(
+        instance=INSTANCE,
+        incarnation=2,
+        task=TaskId(f"{INSTANCE}._app.2"),
+        app=API,
+        state=State.RUNNING,
+        host=HostName("agent-07.dc1.example.net"),
+        host_ports=(31744, 31745),
+        version="2020-05-22T13:04:11.482Z",
+        stamp="2020-05-22T14:55:49.915Z",
+    )
+
+
+def test_the_other_facts() -> None:
+    host = HostName("agent-07.dc1.example.net")
+    assert decode(sample("instance_changed_event")) == InstanceReported(
+        INSTANCE, API, State.RUNNING, host, "2020-05-22T14:55:49.916Z"
+    )
+    healthy = decode(sample("instance_health_changed_event"))
+    assert healthy == HealthReported(INSTANCE, API, True, "2020-05-22T14:56:04.201Z")
+    sick = decode(sample("health_status_changed_event"))
+    assert sick == HealthReported(INSTANCE, API, False, "2020-05-22T14:55:20.662Z")
+    assert decode(sample("app_terminated_event")) == AppTerminated(AppId("/prod/web/legacy"))
+    assert decode(sample("api_post_event")) == AppsChanged((API,))
+    assert decode(sample("deployment_info")) == AppsChanged((API,))
+    assert decode(sample("scheduler_registered_event")) == SchedulerChanged()
+
+
+def test_unknown_terminations_of_both_generations() -> None:
+    new = decode(sample("unknown_instance_terminated_event"))
+    old = decode(sample("unknown_task_terminated_event"))
+    assert isinstance(new, InstanceReported)
+    assert isinstance(old, InstanceReported)
+    assert (new.state, old.state) == (State.DEAD, State.DEAD)
+    assert old.instance == "prod_web_api.marathon-8c1d4b60-0893-11e7-9b5f-7085c2d4e601"
+
+
+def test_a_deployment_names_apps_and_pods() -> None:
+    data = json.loads(sample("deployment_step_success").data)
+    event = decode(Frame("deployment_success", json.dumps(data).encode()))
+    apps = (AppId("/prod/web/legacy"), AppId("/prod/web/cache"))
+    assert event == AppsChanged(apps, (AppId("/prod/edge/proxy"),))
+
+
+@pytest.mark.parametrize(
+    ("task", "instance", "incarnation", "of_pod"),
+    [
+        (f"a_b.instance-{UUID}._app.3", f"a_b.instance-{UUID}", 3, False),
+        (f"a_v1.2.instance-{UUID}._app.12", f"a_v1.2.instance-{UUID}", 12, False),
+        (f"a_b.instance-{UUID}.nginx.2", f"a_b.instance-{UUID}", 2, True),
+        (f"a_b.instance-{UUID}.nginx", f"a_b.instance-{UUID}", 1, True),
+        (f"a_b.{UUID}", f"a_b.marathon-{UUID}", 1, False),
+        (f"a_b.{UUID}.4", f"a_b.marathon-{UUID}", 4, False),
+        (f"a_b.marathon-{UUID}", f"a_b.marathon-{UUID}", 1, False),
+        (f"a_b.instance-{UUID}", f"a_b.instance-{UUID}", 1, False),
+        ("something-else", "something-else", 1, False),
+        ("", "", 1, False),
+    ],
+)
+def test_ids_of_every_generation(task: str, instance: str, incarnation: int, of_pod: bool) -> None:
+    name = read_task_id(task)
+    assert (name.instance, name.incarnation, name.of_pod) == (instance, incarnation, of_pod)
+
+
+@pytest.mark.parametrize(("host", "read"), [("unknown", None), ("", None), (None, None), ("a1", "a1")])
+def test_hosts_that_are_none(host: str | None, read: str | None) -> None:
+    assert read_host(host) == read
+
+
+def status(**changes: object) -> bytes:
+    return json.dumps({**json.loads(sample("status_update_event").data), **changes}).encode()
+
+
+def test_nulls_and_missing_fields_of_old_versions() -> None:
+    event = decode(Frame("status_update_event", status(host="unknown", ports=None, version=None)))
+    assert isinstance(event, TaskReported)
+    assert (event.host, event.host_ports, event.version) == (None, (), "")
+    short = {"taskId": f"a.{UUID}", "taskStatus": "TASK_LOST", "appId": "/a"}
+    event = decode(Frame("status_update_event", json.dumps(short).encode()))
+    assert isinstance(event, TaskReported)
+    assert (event.state, event.stamp) == (State.UNREACHABLE, "")
+
+
+def test_a_pods_task_is_no_fact_of_ours() -> None:
+    assert decode(Frame("status_update_event", status(taskId=f"a.instance-{UUID}.web.1"))) is None
+
+
+@pytest.mark.parametrize(
+    ("event", "data", "reason"),
+    [
+        ("status_update_event", b'{"taskId": "a', "json"),
+        ("status_update_event", b"garbage", "json"),
+        ("status_update_event", b"", "json"),
+        ("status_update_event", b'{"taskId": "\xff\xfe"}', "json"),
+        ("status_update_event", b"[]", "shape"),
+        ("status_update_event", b"{}", "shape"),
+        ("status_update_event", status(taskId=7), "shape"),
+        ("status_update_event", status(ports=["x"]), "shape"),
+        ("status_update_event", status(taskStatus="TASK_ODD"), "state"),
+        ("instance_changed_event", b'{"instanceId":"a","runSpecId":"/a","condition":"Odd"}', "state"),
+        ("health_status_changed_event", b'{"appId":"/a","alive":true}', "shape"),
+        ("unknown_task_terminated_event", b'{"runSpecId":"/a"}', "shape"),
+        ("deployment_info", b'{"plan": 3}', "shape"),
+    ],
+)
+def test_the_unreadable_is_named(event: str, data: bytes, reason: str) -> None:
+    with pytest.raises(EventUnreadable) as caught:
+        decode(Frame(event, data))
+    assert caught.value.reason == reason
+    assert event.split("_")[0] in str(caught.value)
+
+
+def test_a_missing_envelope_type_is_read_from_the_event_itself() -> None:
+    assert decode(Frame("message", sample("app_terminated_event").data)) == AppTerminated(
+        AppId("/prod/web/legacy")
+    )
+    assert decode(Frame("message", b"{}")) is None
+
+
+def test_several_objects_in_one_block() -> None:
+    block = sample("app_terminated_event").data + b"\r\n\n" + sample("status_update_event").data
+    kinds = [part.event for part in objects(Frame("app_terminated_event", block))]
+    assert kinds == ["app_terminated_event", "status_update_event"]
+
+
+def test_one_object_over_several_lines() -> None:
+    pretty = (SAMPLES / "status_update_event.json").read_bytes()
+    assert b"\n" in pretty
+    assert objects(Frame("status_update_event", pretty)) == [Frame("status_update_event", pretty)]
+
+
+def test_the_intake_goes_on_after_every_kind_of_damage() -> None:
+    facts: list[Event] = []
+    lost: list[str] = []
+    intake = Intake(facts.append, lost.append)
+    good = sample("app_terminated_event")
+    stream = b"".join(
+        b"event: %s\r\ndata: %s\r\n\r\n" % (event, data)
+        for event, data in [
+            (b"app_terminated_event", good.data),
+            (b"status_update_event", b'{"taskId": "torn'),
+            (b"status_update_event", b"<html>not json</html>"),
+            (b"status_update_event", status(taskStatus=5)),
+            (b"status_update_event", b"x" * 5000),
+            (b"brand_new_event", b"{}"),
+            (ATTACHED.encode(), b"{}"),
+            (b"app_terminated_event", good.data + b"\r\ndata: {torn\r\ndata: " + good.data),
+        ]
+    )
+    framer = Framer(limit=2000)
+    for frame in framer.feed(stream):
+        intake.take(frame)
+    assert len(facts) == 3
+    assert framer.skipped == 1
+    assert intake.unreadable == {"json": 3, "shape": 1}
+    assert intake.ignored == {"unknown": 1, ATTACHED: 1}
+    assert intake.decoded == {"app_terminated_event": 3}
+    assert lost == ["json", "json", "shape", "json"]

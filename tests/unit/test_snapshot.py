@@ -1,0 +1,360 @@
+"""Listings: decoded from both generations of replies, and thrown away when anything about them is odd."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from mooring.controller.access import Access
+from mooring.controller.listing import read_app, read_apps, read_pods
+from mooring.controller.snapshot import Marathon, OtherCluster
+from mooring.core.clock import SystemClock
+from mooring.core.errors import Retryable
+from mooring.core.model import App, AppId, Health, HostName, InstanceId, Port, State
+
+DATA = Path(__file__).parents[1] / "data" / "marathon-api"
+APPS = (DATA / "v2-apps-embed-tasks.json").read_bytes()
+UUID = "5f0f6aab-9c2e-11ea-bb37-7085c2d4e601"
+API = AppId("/prod/web/api")
+
+
+# -- decoding
+
+
+def test_the_sample_listing() -> None:
+    apps = read_apps(APPS, 5.0)
+    api = apps[API]
+    assert api.begun == 5.0
+    assert api.app == App(
+        id=API,
+        instances=3,
+        labels={"team": "web", "tier": "frontend", "NETCTL_ENABLE": "true"},
+        ports=(Port(8080, 10104, "tcp", "http"), Port(9100, 10105, "tcp", "metrics")),
+        checked=True,
+        minimum_health=1.0,
+        over_capacity=1.0,
+        own_network=True,
+        version="2020-05-22T13:04:11.482Z",
+    )
+    first, _, dead = api.instances
+    assert (first.id, first.incarnation) == (f"prod_web_api.instance-{UUID.replace('6aab', '1c8a')}", 1)
+    assert (first.host, first.state, first.health) == (
+        "agent-04.dc1.example.net",
+        State.RUNNING,
+        Health.HEALTHY,
+    )
+    assert first.host_ports == (31208, 31209)
+    assert (dead.state, dead.incarnation, dead.health, dead.host_ports) == (State.DEAD, 3, Health.UNKNOWN, ())
+
+
+def test_every_app_of_the_sample_listing_decodes() -> None:
+    raw = json.loads(APPS)["apps"]
+    apps = read_apps(APPS, 0)
+    assert [app["id"] for app in raw] == list(apps)
+    assert sum(len(app["tasks"]) for app in raw) == sum(len(listing.instances) for listing in apps.values())
+
+
+def one(tasks: list[dict[str, object]] | None = None, **fields: object) -> bytes:
+    return json.dumps({"app": {"id": "/a", "tasks": tasks, **fields}}).encode()
+
+
+def task(**fields: object) -> dict[str, object]:
+    return {
+        "id": f"a.instance-{UUID}._app.1",
+        "state": "TASK_RUNNING",
+        "stagedAt": "x",
+        "host": "h",
+        **fields,
+    }
+
+
+@pytest.mark.parametrize(
+    ("fields", "own", "ports"),
+    [
+        pytest.param({}, False, (), id="nothing"),
+        pytest.param({"networks": [{"mode": "host"}]}, False, (), id="host"),
+        pytest.param({"networks": [{"mode": "container", "name": "none"}]}, True, (), id="container"),
+        pytest.param({"networks": [{"mode": "container/bridge"}]}, True, (), id="bridge"),
+        pytest.param({"container": {"docker": {"network": "BRIDGE"}}}, True, (), id="1.4-bridge"),
+        pytest.param({"container": {"docker": {"network": "HOST"}}}, False, (), id="1.4-host"),
+        pytest.param({"ipAddress": {"networkName": "n"}}, True, (), id="1.4-ip-per-task"),
+        pytest.param(
+            {"ipAddress": {"discovery": {"ports": [{"number": 80, "name": "http", "protocol": "tcp"}]}}},
+            True,
+            (Port(80, None, "tcp", "http"),),
+            id="1.4-discovery-ports",
+        ),
+        pytest.param(
+            {
+                "container": {
+                    "docker": {"network": "USER", "portMappings": [{"containerPort": 53, "protocol": "udp"}]}
+                }
+            },
+            True,
+            (Port(53, None, "udp"),),
+            id="1.4-port-mappings",
+        ),
+        pytest.param(
+            {"networks": [{"mode": "container"}], "container": {"portMappings": [{"containerPort": 0}, {}]}},
+            True,
+            (Port(None, None), Port(None, None)),
+            id="port-chosen-by-marathon",
+        ),
+        pytest.param(
+            {"portDefinitions": [{"port": 10005, "protocol": "tcp", "name": "p"}, {"port": 0}]},
+            False,
+            (Port(None, 10005, "tcp", "p"), Port(None, None)),
+            id="port-definitions",
+        ),
+    ],
+)
+def test_networks_and_ports_of_both_generations(
+    fields: dict[str, object], own: bool, ports: tuple[Port, ...]
+) -> None:
+    app = read_app(one(**fields), 0).app
+    assert app is not None
+    assert (app.own_network, app.ports) == (own, ports)
+
+
+def test_nulls_of_old_versions() -> None:
+    listing = read_app(
+        one(
+            [task(ports=None, healthCheckResults=None)], labels=None, healthChecks=None, upgradeStrategy=None
+        ),
+        0,
+    )
+    assert listing.app == App(AppId("/a"), 1, {}, own_network=False)
+    assert listing.instances[0].host_ports == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "state"),
+    [
+        ({}, State.RUNNING),
+        ({"state": "TASK_STAGING"}, State.STARTING),
+        ({"state": "TASK_KILLING"}, State.KILLING),
+        ({"state": "TASK_UNREACHABLE"}, State.UNREACHABLE),
+        ({"state": "TASK_UNREACHABLE", "stagedAt": None}, State.INACTIVE),
+        ({"state": "TASK_FAILED", "stagedAt": None}, State.DEAD),
+        ({"state": "TASK_OF_THE_FUTURE"}, State.UNREACHABLE),
+    ],
+)
+def test_task_states(fields: dict[str, object], state: State) -> None:
+    assert read_app(one([task(**fields)]), 0).instances[0].state is state
+
+
+@pytest.mark.parametrize(
+    ("results", "health"),
+    [
+        ([], Health.UNKNOWN),
+        ([{"alive": True}], Health.UNKNOWN),
+        ([{"alive": True}, {"alive": True}], Health.HEALTHY),
+        ([{"alive": True}, {"alive": False}], Health.UNHEALTHY),
+        ([None, {"alive": False}], Health.UNHEALTHY),
+        ([None], Health.UNKNOWN),
+    ],
+)
+def test_health_needs_every_check(results: list[object], health: Health) -> None:
+    body = one([task(healthCheckResults=results)], healthChecks=[{}, {}])
+    assert read_app(body, 0).instances[0].health is health
+
+
+def test_the_newest_incarnation_of_an_instance_counts() -> None:
+    ids = [f"a.instance-{UUID}._app.{n}" for n in (2, 3, 1)]
+    [instance] = read_app(one([task(id=id) for id in ids]), 0).instances
+    assert instance.incarnation == 3
+
+
+def test_pods() -> None:
+    body = json.dumps([{"id": "/p", "instances": [{"id": f"p.instance-{UUID}"}]}, {"id": "/q"}]).encode()
+    assert read_pods(body) == {"/p": {InstanceId(f"p.instance-{UUID}")}, "/q": frozenset()}
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b"null", APPS[:-20], b"<html>", b'{"apps":[{"id":1}]}'])
+def test_anything_else_is_no_listing(body: bytes) -> None:
+    with pytest.raises(Retryable, match="/v2/apps"):
+        read_apps(body, 0)
+
+
+# -- asking
+
+
+@dataclass
+class Fake:
+    """A Marathon whose every answer can be replaced, one request at a time or for good."""
+
+    answers: dict[str, Callable[[], web.Response]] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    url: str = ""
+    framework: str = "f-1"
+    leader: str = "m1:8080"
+    headers: list[dict[str, str]] = field(default_factory=list)
+
+    async def handle(self, request: web.Request) -> web.Response:
+        self.asked.append(request.path_qs)
+        self.headers.append(dict(request.headers))
+        if request.path in self.answers:
+            return self.answers[request.path]()
+        match request.path:
+            case "/v2/info":
+                return web.json_response({"frameworkId": self.framework, "version": "1.8.244"})
+            case "/v2/leader":
+                return web.json_response({"leader": self.leader})
+            case "/v2/apps":
+                return web.Response(body=APPS, content_type="application/json")
+            case "/v2/pods/::status":
+                return web.json_response([{"id": "/pod", "instances": [{"id": "x"}]}])
+            case "/v2/apps/prod/web/api":
+                app = next(app for app in json.loads(APPS)["apps"] if app["id"] == API)
+                return web.json_response({"app": app})
+        return web.json_response({"message": f"App '{request.path}' does not exist"}, status=404)
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[Fake]:
+    fake = Fake()
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", fake.handle)
+    async with TestServer(app, host="127.0.0.1") as server:
+        fake.url = str(server.make_url("")).rstrip("/")
+        yield fake
+
+
+@pytest.fixture
+async def marathon(fake: Fake) -> AsyncIterator[Marathon]:
+    async with Marathon(Access((fake.url,)), SystemClock(), timeout_s=2) as marathon:
+        yield marathon
+
+
+async def test_a_snapshot(fake: Fake, marathon: Marathon) -> None:
+    before = SystemClock().monotonic()
+    snapshot = await marathon.snapshot()
+    assert before <= snapshot.begun <= SystemClock().monotonic()
+    assert len(snapshot.apps) == len(json.loads(APPS)["apps"])
+    assert snapshot.pods == {"/pod": {"x"}}
+    assert (snapshot.framework, snapshot.leader, marathon.framework) == ("f-1", "m1:8080", "f-1")
+    assert fake.asked == [
+        "/v2/info",
+        "/v2/leader",
+        "/v2/apps?embed=apps.tasks",
+        "/v2/pods/::status",
+        "/v2/info",
+        "/v2/leader",
+    ]
+
+
+async def test_one_app(fake: Fake, marathon: Marathon) -> None:
+    listing = await marathon.app(API)
+    assert listing.app is not None
+    assert (listing.id, len(listing.instances)) == (API, 3)
+    assert listing.instances[0].host == HostName("agent-04.dc1.example.net")
+    absent = await marathon.app(AppId("/prod/none"))
+    assert (absent.id, absent.app, absent.instances) == ("/prod/none", None, ())
+    assert absent.begun > 0
+
+
+async def test_a_marathon_without_pods(fake: Fake, marathon: Marathon) -> None:
+    fake.answers["/v2/pods/::status"] = lambda: web.json_response({"message": "no"}, status=404)
+    assert (await marathon.snapshot()).pods == {}
+
+
+@pytest.mark.parametrize("path", ["/v2/info", "/v2/leader", "/v2/apps", "/v2/pods/::status"])
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        pytest.param(lambda: web.Response(text="<html>"), "text/plain instead of JSON", id="wrong-type"),
+        pytest.param(
+            lambda: web.Response(body=b'{"x":', content_type="application/json"), "truncated", id="torn"
+        ),
+        pytest.param(lambda: web.json_response({"message": "busy"}, status=503), "503", id="503"),
+        pytest.param(lambda: web.json_response({}, status=302, headers={"Location": "/x"}), "302", id="302"),
+        pytest.param(lambda: web.json_response(7), "not what Marathon sends", id="other-shape"),
+    ],
+)
+async def test_a_bad_reply_is_never_a_snapshot(
+    fake: Fake, marathon: Marathon, path: str, answer: Callable[[], web.Response], reason: str
+) -> None:
+    fake.answers[path] = answer
+    with pytest.raises(Retryable, match=reason) as caught:
+        await marathon.snapshot()
+    assert path in str(caught.value)
+
+
+async def test_a_body_that_ends_early_is_never_a_snapshot(fake: Fake, marathon: Marathon) -> None:
+    def short() -> web.Response:
+        return web.Response(
+            body=APPS[:1000], headers={"Content-Type": "application/json", "Content-Length": str(len(APPS))}
+        )
+
+    fake.answers["/v2/apps"] = short
+    with pytest.raises(Retryable):
+        await marathon.snapshot()
+
+
+async def test_no_leader_and_no_registration(fake: Fake, marathon: Marathon) -> None:
+    fake.answers["/v2/leader"] = lambda: web.json_response({"message": "There is no leader"}, status=404)
+    with pytest.raises(Retryable, match="There is no leader"):
+        await marathon.snapshot()
+    fake.answers = {"/v2/info": lambda: web.json_response({"frameworkId": None})}
+    with pytest.raises(Retryable, match="not registered"):
+        await marathon.snapshot()
+
+
+@pytest.mark.parametrize("changed", ["framework", "leader"])
+async def test_a_change_while_reading_voids_the_snapshot(
+    fake: Fake, marathon: Marathon, changed: str
+) -> None:
+    def pods() -> web.Response:
+        setattr(fake, changed, "another")
+        return web.json_response([])
+
+    fake.answers["/v2/pods/::status"] = pods
+    with pytest.raises(Retryable, match="changed while it was read"):
+        await marathon.snapshot()
+    assert marathon.framework is None
+
+
+async def test_another_cluster_is_refused_until_told_otherwise(fake: Fake, marathon: Marathon) -> None:
+    await marathon.snapshot()
+    fake.framework = "f-2"
+    for _ in range(2):
+        with pytest.raises(OtherCluster, match=r"serves framework f-2, but this daemon follows f-1"):
+            await marathon.snapshot()
+    marathon.framework = None
+    assert (await marathon.snapshot()).framework == "f-2"
+
+
+async def test_the_next_endpoint_is_asked_and_remembered(fake: Fake) -> None:
+    access = Access(("http://127.0.0.1:1", fake.url), user="u", password="p")
+    async with Marathon(access, SystemClock(), timeout_s=2) as marathon:
+        await marathon.snapshot()
+        assert marathon._endpoints[0] == fake.url
+        assert {headers["Authorization"] for headers in fake.headers} == {"Basic dTpw"}
+
+
+async def test_when_none_answers_each_is_named() -> None:
+    access = Access(("http://127.0.0.1:1", "http://127.0.0.1:2"))
+    async with Marathon(access, SystemClock(), timeout_s=2) as marathon:
+        with pytest.raises(Retryable, match=r"127\.0\.0\.1:1/v2/info: .*; http://127\.0\.0\.1:2/v2/info: "):
+            await marathon.snapshot()
+
+
+async def test_a_reply_that_never_comes(fake: Fake) -> None:
+    async def silence(request: web.Request) -> web.Response:
+        await asyncio.sleep(30)
+        return web.json_response({})
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", silence)
+    async with TestServer(app, host="127.0.0.1") as server:
+        access = Access((str(server.make_url("")),))
+        async with Marathon(access, SystemClock(), timeout_s=0.2) as marathon:
+            with pytest.raises(Retryable, match=r"no complete reply in 0\.2 s"):
+                await marathon.app(API)
