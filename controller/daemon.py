@@ -40,7 +40,7 @@ from mooring.controller.store.sqlite import SqliteStore
 from mooring.controller.stream import Pace, StreamReader
 from mooring.controller.version import version
 from mooring.core.clock import SystemClock
-from mooring.core.errors import Refused
+from mooring.core.errors import ConfigRefused, Refused
 from mooring.core.model import Epoch
 from mooring.core.sink import Sink
 from mooring.core.store import Contents, PutFlag, Store
@@ -62,9 +62,14 @@ _REBUILD = "rebuild"  # flag in the store: not every host has said what it has
 
 
 def run(settings: Settings, *, observe: bool = False) -> int:
-    """Live until SIGTERM or SIGINT; 0 after an orderly end, 1 if it could not start or had to give up."""
+    """Live until SIGTERM or SIGINT; 0 after an orderly end, 1 if it could not start or had to give up.
+
+    Raises `ConfigRefused` for what only shows when the parts are put together.
+    """
     try:
         asyncio.run(_live(settings, observe))
+    except ConfigRefused:
+        raise
     except Refused as error:
         log.error("cannot run", reason=str(error))
         return 1

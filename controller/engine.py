@@ -232,11 +232,10 @@ class Engine:
 
     def vitals(self, unsettled: Mapping[str, int]) -> Vitals:
         intake = self.watch.intake
-        longest = self.queue.longest_s()
         return Vitals(
             workers=self.settings.workers,
             queue_depth=self.queue.depth(),
-            running_s=(longest, *[0.0] * (self.queue.processing() - 1)) if self.queue.processing() else (),
+            running_s=self.queue.running_s(),
             attached=self.reader is not None and self.reader.is_attached,
             last_event_at=self.watch.last_event_at,
             events={"decoded": dict(intake.decoded), "ignored": dict(intake.ignored)},
@@ -244,7 +243,7 @@ class Engine:
             unsettled=unsettled,
             adds=self.queue.adds,
             retries=self.queue.retries,
-            reconnects=self.reader.failures if self.reader else 0,
+            reconnects=max(0, self.reader.attachments - 1) if self.reader else 0,
         )
 
     # -- reactions

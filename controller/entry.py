@@ -146,7 +146,6 @@ class Entry:
         if self.touched >= begun or listed.incarnation < known.incarnation:
             return
         if listed.incarnation > known.incarnation:
-            self.order = NEVER  # events before the listing are part of it
             self._begin_incarnation(listed, (attachment, "", 0), begun)
         self.touched = begun
         self.absent_since = None

@@ -158,10 +158,10 @@ class WorkQueue(Generic[K]):
         """Keys with a worker."""
         return len(self._processing)
 
-    def longest_s(self) -> float:
-        """Seconds for which the longest running key has been with its worker."""
+    def running_s(self) -> tuple[float, ...]:
+        """For how many seconds each key being worked on has been with its worker."""
         now = self._clock.monotonic()
-        return max((now - since for since in self._processing.values()), default=0.0)
+        return tuple(now - since for since in self._processing.values())
 
     def close(self) -> None:
         """Hand out no more keys and take none."""

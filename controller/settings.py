@@ -8,6 +8,7 @@ the file or, better, as the path of a file that holds them (`*_file`).
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -289,5 +290,5 @@ def _missing_files(settings: Settings) -> Iterator[str]:
         "webhook.secret_file": settings.webhook.secret_file if settings.webhook else None,
     }
     for key, path in files.items():
-        if path is not None and not path.is_file():
-            yield f"{key}: {path} is not a file; create it or correct the path"
+        if path is not None and not os.access(path, os.R_OK):
+            yield f"{key}: {path} cannot be read; create it, correct the path or its permissions"

@@ -83,14 +83,12 @@ config = "{plan.haproxy_dir}/haproxy.cfg"
 socket = "{plan.haproxy_dir}/runtime.sock"
 master_socket = "{plan.haproxy_dir}/master.sock"
 http_bind = "*:{plan.haproxy_port}"
-adopt = true
 
 [nginx]
 root = "{plan.nginx_dir}"
 pid_file = "{plan.nginx_dir}/nginx.pid"
 status_socket = "{plan.nginx_status}"
 http_bind = "*:{plan.nginx_port}"
-adopt = true
 
 [webhook]
 url = "http://127.0.0.1:{plan.cmdb_port}"

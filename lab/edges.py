@@ -151,7 +151,7 @@ def nginx(plan: LabPlan) -> Part:
         connector = aiohttp.UnixConnector(path=str(plan.nginx_status))
         session = aiohttp.ClientSession(connector=connector)
         # Any answer will do: what stands behind which path is the daemon's business later on.
-        async with session, session.get("http://status/generation"):
+        async with session, session.get("http://status/mooring-generation"):
             pass
         await _connects(plan, plan.nginx_port)
 

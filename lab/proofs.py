@@ -106,8 +106,8 @@ async def server_states(handle: LabHandle) -> dict[str, str]:
 
 def _server_state(row: dict[str, str]) -> str:
     """HAProxy's numbers in words: flags of the administrative state first, then operational state 2."""
-    admin = int(row["srv_admin_state"])
-    if admin & 0b1100111:
+    admin = int(row["srv_admin_state"])  # bit 2 only remembers that the file said "disabled"
+    if admin & 0b1100011:
         return "MAINT"
     if admin & 0b011000:
         return "DRAIN"

@@ -212,15 +212,13 @@ class HaproxySink:
         return bool(steps), said
 
     async def _follow(self, stored: str | None) -> bool:
-        """Let the file say what the process does; returns whether it had to change."""
+        """Let the file say what the process does; returns whether `stored` said something else."""
         text = self._render().text
-        if await asyncio.to_thread(files.read, self._settings.config) == text:
-            return False
-        mark = files.read_mark(stored or "")
-        if mark is not None and files.altered(stored or ""):
+        if await asyncio.to_thread(files.read, self._settings.config) != text:
+            await asyncio.to_thread(files.replace_durably, self._settings.config, text)
+        if stored is not None and files.altered(stored):
             log.warning("the file was changed by hand, overwritten", path=str(self._settings.config))
-        await asyncio.to_thread(files.replace_durably, self._settings.config, text)
-        return True
+        return text != stored
 
 
 def _unknown(backend: str) -> ServiceSpec:

@@ -20,7 +20,7 @@ def foreign_ports(pid: int, program: str, proc: Path = Path("/proc")) -> frozens
     namespace, not enough rights): the reload will tell then.
     """
     own = _socket_inodes(proc / str(pid) / "fd")
-    if own is None or program not in command_line(pid, proc):
+    if own is None or not _program(pid, proc).startswith(program):
         return frozenset()
     found = set()
     for table in ("tcp", "tcp6"):
@@ -51,6 +51,13 @@ def _listening(table: Path) -> list[tuple[int, str]]:
     except OSError:
         return []
     return [(int(row[1].rpartition(":")[2], 16), row[9]) for row in rows if row[3] == _LISTENING]
+
+
+def _program(pid: int, proc: Path) -> str:
+    try:
+        return (proc / str(pid) / "comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 def children(pid: int, proc: Path = Path("/proc")) -> dict[int, str]:

@@ -75,7 +75,11 @@ class NginxSink:
         return f"Nginx {version} runs as process {master}, generation {marker or 'not ours yet'}"
 
     async def observe(self) -> Mapping[str, Spec]:
-        """The members in the generation that the workers tell; empty if that is none of ours."""
+        """The members in the generation that the workers tell; empty if that is none of ours.
+
+        Raises `NginxAway` if no Nginx runs.
+        """
+        self._process.master()
         marker = await self._process.marker()
         directory = await asyncio.to_thread(self._shelf.find, marker) if marker else None
         manifest = await asyncio.to_thread(files.read, directory / _MANIFEST) if directory else None
@@ -132,7 +136,7 @@ class NginxSink:
             await self._refuse_taken_ports(flight, self._process.master())
         except NginxAway as error:
             await self._store(self._render())
-            self._process.remove_stale_socket()
+            await self._process.remove_stale_socket()
             return f"{error}; the configuration on disk is up to date"
         trouble = await self._reload(running)
         if trouble is not None and flight.reject(self._newcomers(flight, trouble), bar=False):

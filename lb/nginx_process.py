@@ -50,7 +50,7 @@ class NginxProcess:
         title = command_line(pid)
         if not title:
             raise NginxAway(f"no Nginx runs: process {pid} of the pid file {path} does not exist")
-        if "nginx" not in title:
+        if not title.startswith("nginx: master"):
             # The kernel has given the number to somebody else: a signal would hit a stranger.
             raise NginxAway(f"no Nginx runs: process {pid} of the pid file {path} is {title[:80]!r}")
         return pid
@@ -60,11 +60,16 @@ class NginxProcess:
         with contextlib.suppress(NginxAway, ProcessLookupError):  # whoever starts it reads the file anyway
             os.kill(self.master(), signal.SIGHUP)
 
-    def remove_stale_socket(self) -> None:
+    async def remove_stale_socket(self) -> None:
         """Unlink a status socket that a killed Nginx left: it would keep the next one from starting."""
         path = self._settings.status_socket
-        if path.is_socket():
+        try:
+            _, writer = await asyncio.open_unix_connection(path)
+            writer.close()  # somebody listens, whatever the pid file says
+        except ConnectionRefusedError:
             path.unlink(missing_ok=True)
+        except OSError:
+            return  # there is none, or it is not ours to judge
 
     async def marker(self) -> str | None:
         """The marker that a worker tells now; None if nobody tells one of ours."""

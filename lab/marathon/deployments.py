@@ -8,6 +8,7 @@ change and a failed deployment that never started, unless it is forced, which ca
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from mooring.lab.marathon.rollout import Rollout
 from mooring.lab.marathon.world import World
 
 CANCELLED = "The upgrade has been cancelled"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +157,7 @@ class Deployments:
         """Stop a deployment where it stands."""
         if deployment.task is not None:
             deployment.task.cancel()
-        del self._running[deployment.id]
-        self._world.publish(deployment.progress("deployment_step_failure"))
-        self._world.publish(events.deployment_failed(deployment.shown_plan(), CANCELLED))
+        self._fail(deployment, CANCELLED)
 
     def begin(self, changes: Collection[Change], version: str) -> Deployment:
         """Start the plan for these changes; an empty one succeeds at once."""
@@ -180,12 +181,24 @@ class Deployments:
             deployment.current = index
             if index:
                 self._world.publish(deployment.progress("deployment_info"))
-            async with asyncio.TaskGroup() as group:
-                for action in step:
-                    group.create_task(self._act(action, deployment))
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for action in step:
+                        group.create_task(self._act(action, deployment))
+            except* Exception as errors:  # a defect must not leave its apps locked for ever
+                log.exception("deployment %s failed", deployment.id)
+                self._fail(deployment, str(errors.exceptions[0]))
+            if deployment.id not in self._running:
+                return
             self._world.publish(deployment.progress("deployment_step_success"))
         del self._running[deployment.id]
         self._world.publish(events.deployment_success(deployment.shown_plan()))
+        self._world.changes.notify()
+
+    def _fail(self, deployment: Deployment, reason: str) -> None:
+        del self._running[deployment.id]
+        self._world.publish(deployment.progress("deployment_step_failure"))
+        self._world.publish(events.deployment_failed(deployment.shown_plan(), reason))
         self._world.changes.notify()
 
     async def _act(self, action: Action, deployment: Deployment) -> None:

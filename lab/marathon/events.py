@@ -160,8 +160,3 @@ def deployment_failed(plan: Json, reason: str) -> Json:
 def stream(event_type: str, remote_address: str) -> Json:
     """event_stream_attached and event_stream_detached."""
     return _typed({"remoteAddress": remote_address}, event_type)
-
-
-def scheduler_registered(framework_id: str, master: str) -> Json:
-    """The framework is connected to a Mesos master."""
-    return _typed({"frameworkId": framework_id, "master": master}, "scheduler_registered_event")

@@ -78,7 +78,9 @@ class Rest:
 
     async def list_apps(self, request: web.Request) -> web.Response:
         """GET /v2/apps, with label, id and cmd filters."""
-        embed = {part.removeprefix("apps.") for part in request.query.getall("embed", [])}
+        # Marathon takes both spellings, and its Python client uses the other one.
+        asked = request.query.getall("embed", [])
+        embed = {part.removeprefix("apps.").removeprefix("app.") for part in asked}
         shown = [app for app in self._world.apps.values() if _selected(app, request)]
         return answer({"apps": [views.app(app, self._marathon.deployments, embed) for app in shown]})
 

@@ -17,7 +17,8 @@ from mooring.lab.marathon.switches import Switches
 def application(marathon: Marathon) -> web.Application:
     """The web application; its start and stop are the Marathon's."""
     front = _Front(marathon)
-    app = web.Application(middlewares=[front.errors, front.leader_only], client_max_size=16 * 2**20)
+    middlewares = [front.leader_header, front.errors, front.leader_only]
+    app = web.Application(middlewares=middlewares, client_max_size=16 * 2**20)
     front.add_routes(app.router)
     Rest(marathon).add_routes(app.router)
     Switches(marathon).add_routes(app.router)
@@ -36,6 +37,13 @@ class _Front:
         router.add_get("/v2/info", self.info)
         router.add_get("/v2/leader", self.leader)
         router.add_get("/ping", self.ping)
+
+    @web.middleware
+    async def leader_header(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        response = await handler(request)
+        if self._leadership.answer is None and not response.prepared:
+            response.headers["X-Marathon-Leader"] = f"http://{self._leadership.leader}"
+        return response
 
     @web.middleware
     async def errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -19,7 +19,6 @@ from email.utils import formatdate
 
 from aiohttp import ClientError, web
 from aiohttp.abc import AbstractStreamWriter
-from multidict import CIMultiDictProxy
 
 from mooring.lab.marathon import events
 from mooring.lab.marathon.bus import Bus, Subscription
@@ -51,10 +50,9 @@ class EventStreams:
 
     async def serve(self, request: web.Request, leader: str) -> web.StreamResponse:
         """Answer one GET /v2/events; returns when the stream is over."""
-        if not accepts_event_stream(request.headers):
-            raise web.HTTPMethodNotAllowed(
-                "GET", ["GET"], text="HTTP method GET is not supported by this URL"
-            )
+        # A list, or a parameter after the type, does not count.
+        if "text/event-stream" not in request.headers.getall("Accept", []):
+            raise web.HTTPMethodNotAllowed("GET", ["GET"])
         transport = request.transport
         if transport is None:
             raise ConnectionResetError("the reader left before its stream began")
@@ -130,8 +128,3 @@ class _Pipe:
     def abort(self) -> None:
         """Close at once; what the reader has not taken is lost."""
         self._transport.abort()
-
-
-def accepts_event_stream(headers: CIMultiDictProxy[str]) -> bool:
-    """Whether some Accept header is exactly `text/event-stream`; lists and parameters do not count."""
-    return "text/event-stream" in headers.getall("Accept", [])

@@ -84,7 +84,9 @@ class Members:
             self.held += 1
             await self.hold.wait()
         assert request.transport is not None
-        return web.Response(text=request.transport.get_extra_info("sockname")[0])
+        response = web.Response(text=request.transport.get_extra_info("sockname")[0])
+        response.force_close()  # an idle connection would keep HAProxy from deleting its server
+        return response
 
     def spec(self, numbers: int | Sequence[int], state: str, service: ServiceSpec = WEB) -> MemberSpec:
         """A share with these members of one service."""

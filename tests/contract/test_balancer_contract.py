@@ -311,7 +311,7 @@ async def test_no_request_fails_while_members_and_services_change(
         assert all_done(await sink.apply(batch))
     stop.set()
     await asyncio.gather(*clients)
-    assert len(answers) > 5
+    assert len(answers) >= len(clients)
     assert None not in answers
 
 

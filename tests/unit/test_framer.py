@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mooring.cext import Frame, Framer
@@ -116,6 +116,7 @@ _stream = st.tuples(
 ).map(lambda drawn: drawn[0] + b"".join(line + end for line, end in drawn[1]))
 
 
+@settings(deadline=None)
 @given(_stream, st.lists(st.integers(0, 400), max_size=20))
 def test_no_split_changes_the_frames(stream: bytes, cuts: list[int]) -> None:
     whole, cut = Framer(limit=64), Framer(limit=64)
@@ -126,6 +127,7 @@ def test_no_split_changes_the_frames(stream: bytes, cuts: list[int]) -> None:
     assert _outcome(cut) == _outcome(whole)
 
 
+@settings(deadline=None)
 @given(_stream)
 def test_byte_by_byte_gives_the_same_frames(stream: bytes) -> None:
     whole, slow = Framer(limit=64), Framer(limit=64)

@@ -115,34 +115,37 @@ def _run(host: Host, jobs: list[Job]) -> None:
         if not jobs:
             return
         try:
-            switch, devices = host.switch(), host.devices()
-        except FAILURES as error:
-            _fail_all(jobs, error)
-            return
-        going = _each(jobs, partial(_plan, host, switch, devices))
-        if host.settings.check:
-            _each(going, lambda job: _finish(job, changed=True))
-            return
-        linked = _each(going, lambda job: _link(host, job))
-        _drop_links(host, [job for job in going if job.result is not None])
-        try:
-            _commit_and_configure(host, switch, linked, epoch_only=not going)
+            _attempt(host, jobs)
             return
         except OvsdbStale:
-            _drop_links(host, linked)
+            continue
         except OvsdbRejected as error:
-            _drop_links(host, linked)
-            if len(linked) <= 1:
-                _fail_all(linked, error)
-                return
-            for job in linked:
+            going = [job for job in jobs if job.result is None]
+            if len(going) == 1:
+                _fail_all(going, error)
+            for job in going:
                 _run(host, [job])
             return
         except FAILURES as error:
-            _drop_links(host, linked)
-            _fail_all(linked, error)
+            _fail_all(jobs, error)
             return
     _fail_all(jobs, Retry("the switch keeps changing while ports are being added"))
+
+
+def _attempt(host: Host, jobs: list[Job]) -> None:
+    """Steps 2 to 7 once; raises what the switch answered, after taking back the links that were made."""
+    switch, devices = host.switch(), host.devices()
+    going = _each(jobs, partial(_plan, host, switch, devices))
+    if host.settings.check:
+        _each(going, partial(_finish, changed=True))
+        return
+    linked = _each(going, partial(_link, host))
+    _drop_links(host, [job for job in going if job.result is not None])
+    try:
+        _commit_and_configure(host, switch, linked)
+    except FAILURES:
+        _drop_links(host, linked)
+        raise
 
 
 def _fail_all(jobs: Iterable[Job], error: Exception) -> None:
@@ -221,7 +224,7 @@ def _drop_links(host: Host, jobs: Iterable[Job]) -> None:
                     job.result.reason += f"; its device {job.plan.create} was left behind: {error}"
 
 
-def _commit_and_configure(host: Host, switch: Switch, jobs: list[Job], *, epoch_only: bool) -> None:
+def _commit_and_configure(host: Host, switch: Switch, jobs: list[Job]) -> None:
     """Steps 5 to 7; raises what the transaction raises, after which nothing of it was applied."""
     transaction = Transaction(switch, host.settings.epoch)
     for job in jobs:
@@ -232,16 +235,15 @@ def _commit_and_configure(host: Host, switch: Switch, jobs: list[Job], *, epoch_
             transaction.add(job.plan.create, job.plan.tag, job.plan.marks)
         elif job.plan.keep is not None and job.plan.update:
             transaction.update(job.plan.keep, job.plan.tag, job.plan.marks)
-    if not transaction.empty:
-        wanted = transaction.commit(host.database)
-        if not epoch_only:
-            try:
-                _after_commit(host, jobs, wanted)
-            except FAILURES as error:
-                # The transaction stands; what could not be finished is repaired by the next call.
-                _fail_all(jobs, Retry(str(error)))
-            return
-    _each(jobs, _configure)
+    if transaction.empty:
+        _each(jobs, _configure)
+        return
+    wanted = transaction.commit(host.database)
+    try:
+        _after_commit(host, jobs, wanted)
+    except FAILURES as error:
+        # The transaction stands; what could not be finished is repaired by the next call.
+        _fail_all(jobs, Retry(str(error)))
 
 
 def _after_commit(host: Host, jobs: list[Job], wanted: int) -> None:
@@ -253,14 +255,14 @@ def _after_commit(host: Host, jobs: list[Job], wanted: int) -> None:
     if not applied:
         raise Retry(f"ovs-vswitchd did not apply the change within {APPLY_TIMEOUT_S:g} s")
     switch = host.switch()
-    _each(jobs, lambda job: _check_port(job, switch))
+    _each(jobs, partial(_check_port, switch))
     _each(jobs, _configure)
     created = [job for job in jobs if job.linked]
     announce_later([_announcement(job) for job in created if _ended(job).status == "done"])
     _clean_up(host, [job for job in created if _ended(job).status != "done"])
 
 
-def _check_port(job: Job, switch: Switch) -> None:
+def _check_port(switch: Switch, job: Job) -> None:
     """Read back whether the switch daemon took the new device."""
     assert job.plan is not None
     if job.plan.create is None:

@@ -47,7 +47,7 @@ class _Attempt:
             self.settle(number)
 
     def settle(self, number: int) -> None:
-        """Take the outcome of a connection: success and lasting errors end the attempt, a refusal does not."""
+        """Take the outcome of a connection: only a refusal lets the attempt go on."""
         assert self.connecting is not None
         self.connecting.close()
         self.connecting = None

@@ -59,12 +59,13 @@ def writing(task: str, content: str, **changes: object) -> dict[str, object]:
     }
 
 
-def marked_processes() -> list[str]:
-    """Command lines of the processes that carry a flight's mark."""
+def marked_processes(runner: AnsibleRunner) -> list[str]:
+    """Command lines of the processes that carry the mark of one of this runner's flights."""
+    mark = f"MOORING_FLIGHT={runner._work_dir}/".encode()
     found = []
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and b"MOORING_FLIGHT=/" in (entry / "environ").read_bytes():
+            if entry.name.isdigit() and mark in (entry / "environ").read_bytes():
                 found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
         except OSError:
             continue
@@ -113,7 +114,7 @@ async def test_a_play_that_is_ended_leaves_no_process(rig: HostRig, inventory: P
         async with asyncio.timeout(30):
             while not _begun(rig, container):
                 await asyncio.sleep(0.1)
-        assert marked_processes()
+        assert marked_processes(runner)
         if end == "cancel":
             play.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -125,7 +126,7 @@ async def test_a_play_that_is_ended_leaves_no_process(rig: HostRig, inventory: P
         else:
             with pytest.raises(PlayFailed, match="no end after 6 s"):
                 await play
-        assert marked_processes() == []
+        assert marked_processes(runner) == []
     finally:
         await runner.close()
     assert not runner._work_dir.exists()

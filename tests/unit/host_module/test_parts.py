@@ -190,25 +190,26 @@ class DatabaseServer:
 
     def _serve(self) -> None:
         connection, _ = self._listener.accept()
-        buffer = b""
+        buffer = ""
         with connection:
             while data := connection.recv(4096):
-                buffer += data
-                try:
-                    message = json.loads(buffer)
-                except ValueError:
-                    continue
-                buffer = b""
-                if "method" not in message:
-                    self.echoed.append(message["result"])
-                    continue
-                echo = json.dumps({"method": "echo", "params": ["}ä{"], "id": "echo"}, ensure_ascii=False)
-                if self.results[0] is None:
-                    return
-                answer = json.dumps({"id": message["id"], "error": None, "result": self.results.pop(0)})
-                whole = (echo + answer).encode()
-                for place in range(0, len(whole), 5):
-                    connection.sendall(whole[place : place + 5])
+                buffer += data.decode()
+                while buffer:
+                    message, end = json.JSONDecoder().raw_decode(buffer)
+                    buffer = buffer[end:]
+                    if "method" not in message:
+                        self.echoed.append(message["result"])
+                    elif self.results[0] is None:
+                        return
+                    else:
+                        self._answer(connection, message["id"], self.results.pop(0))
+
+    @staticmethod
+    def _answer(connection: socket.socket, number: int, result: Any) -> None:
+        echo = json.dumps({"method": "echo", "params": ["}ä{"], "id": "echo"}, ensure_ascii=False)
+        whole = (echo + json.dumps({"id": number, "error": None, "result": result})).encode()
+        for place in range(0, len(whole), 5):
+            connection.sendall(whole[place : place + 5])
 
     def close(self) -> None:
         self._listener.close()
@@ -232,13 +233,13 @@ def test_torn_answers_and_probes_are_understood(server: DatabaseServer, tmp_path
     database = Ovsdb(str(tmp_path / "db"), timeout_s=5.0)
     try:
         assert database.transact([]) == [{"rows": ["ä}"]}]
-        assert server.echoed == [["}ä{"]]
         with pytest.raises(OvsdbStale):
             database.transact([])
         with pytest.raises(OvsdbRejected, match="constraint violation"):
             database.transact([])
         with pytest.raises(OvsdbUnreachable):
             database.transact([])
+        assert server.echoed == [["}ä{"]] * 3
     finally:
         database.close()
 

@@ -78,6 +78,24 @@ class MemoryEngine:
         self.end(next(name for name, w in self.running.items() if w.task_id == task_id), exit_code)
 
 
+class DeafEngine(MemoryEngine):
+    """An engine whose stream of exits can break off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._broken = asyncio.Event()
+
+    def break_off(self) -> None:
+        """End the stream of exits with an error."""
+        self._broken.set()
+
+    async def exits(self) -> AsyncIterator[Exit]:
+        await self._broken.wait()
+        self._broken.clear()
+        raise ConnectionError("the engine went away")
+        yield
+
+
 class Harness:
     """One running Marathon and a stream that has been open since before anything happened."""
 
@@ -138,8 +156,14 @@ class Harness:
         app = {"id": app_id, "cmd": "serve", "backoffSeconds": 0, **fields}
         await self.call("POST", "/v2/apps", app, expect=201)
         tasks = await self.quiet(app_id)
-        self.events.clear()
+        await self.fresh()
         return tasks
+
+    async def fresh(self) -> None:
+        """Forget all events up to now, also those that are still on their way."""
+        await self.call("POST", "/lab/events", {"eventType": "marker_event"})
+        await self.seen("marker_event")
+        self.events.clear()
 
     async def quiet(self, app_id: str = "/shop/web") -> list[dict[str, Any]]:
         """Wait until no deployment is left and as many tasks run as the app wants; those tasks."""
@@ -221,6 +245,12 @@ async def start() -> AsyncIterator[Start]:
 async def lab(start: Start) -> Harness:
     """A Marathon with three agents and containers in memory."""
     return await start()
+
+
+@pytest.fixture
+def deaf_engine() -> DeafEngine:
+    """An engine whose stream of exits can be made to break off."""
+    return DeafEngine()
 
 
 @pytest.fixture

@@ -94,3 +94,9 @@ async def attach(lab):
     """Open a stream as soon as somebody leads."""
     await ready(lab)
     await lab.follow()
+
+
+async def test_a_failover_that_makes_no_sense_is_refused(lab):
+    for body in ({"answer": 404}, {"minutes": 1}, b"soon"):
+        await lab.call("POST", "/lab/failover", body, expect=400)
+    assert (await lab.call("GET", "/v2/info"))["elected"] is True

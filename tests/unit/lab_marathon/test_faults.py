@@ -51,7 +51,7 @@ async def test_duplicate_sends_twice(faults, delivered):
 
 
 async def test_delay_lets_later_events_overtake(lab):
-    lab.events.clear()
+    await lab.fresh()
     await lab.call("POST", "/lab/faults", {"action": "delay", "count": 1, "seconds": 0.1}, expect=201)
     await lab.call("POST", "/lab/events", {"eventType": "first"})
     await lab.call("POST", "/lab/events", {"eventType": "second"})

@@ -39,7 +39,7 @@ async def test_a_command_check_runs_in_the_container(lab):
 async def test_a_mesos_check_shows_as_a_repeated_running(lab):
     await create(lab, COMMAND)
     await lab.seen("deployment_success")
-    lab.events.clear()
+    await lab.fresh()
     lab.engine.command_status = 1
     seen = await lab.seen("IC Killed")
     assert seen[:5] == ["SU RUNNING", "alive False", "healthy False", "SU KILLED", "IC Killed"]
@@ -52,7 +52,7 @@ async def test_marathons_own_check_announces_failures_and_the_kill(lab, web):
     await create(lab, check)
     await lab.seen("deployment_success")
     assert web.requests[0].startswith(b"GET /up HTTP/1.1\r\nHost: 127.0.0.1:")
-    lab.events.clear()
+    await lab.fresh()
     web.status = b"503 Service Unavailable"
     seen = await lab.seen("IC Killed")
     assert (
@@ -105,7 +105,7 @@ async def test_recovery_is_announced_and_clears_the_count(lab):
     lab.engine.command_status = 1
     await create(lab, {**COMMAND, "maxConsecutiveFailures": 0})
     await lab.seen("healthy False")
-    lab.events.clear()
+    await lab.fresh()
     lab.engine.command_status = 0
     assert (await lab.seen("healthy True"))[:3] == ["SU RUNNING", "alive True", "healthy True"]
 
@@ -168,6 +168,6 @@ async def unused_port():
 
 
 async def create(lab, *checks, **fields):
-    lab.events.clear()
+    await lab.fresh()
     app = {"id": "/shop/web", "cmd": "serve", "backoffSeconds": 0, "healthChecks": checks, **fields}
     await lab.call("POST", "/v2/apps", app, expect=201)

@@ -22,7 +22,7 @@ async def test_the_returned_hosts_old_task_is_killed_with_one_event_only(lab, in
     [lost] = [task for task in await lab.deploy(instances=3) if task["host"] == "agent-1"]
     await lab.call("POST", LOSE)
     await lab.quiet()
-    lab.events.clear()
+    await lab.fresh()
     await lab.call("POST", RETURN)
     assert await lab.seen("unknown_instance_terminated_event") == ["unknown_instance_terminated_event"]
     assert (lab.events[0]["instanceId"], lab.events[0]["condition"]) == (instance_id(lost), "Killed")
@@ -33,7 +33,7 @@ async def test_what_ended_unheard_shows_on_return(lab):
     [lost] = [task for task in await lab.deploy(instances=3) if task["host"] == "agent-1"]
     await lab.call("POST", LOSE)
     await lab.quiet()
-    lab.events.clear()
+    await lab.fresh()
     lab.engine.crash(lost["id"])
     await lab.call("POST", RETURN)
     await lab.seen("unknown_instance_terminated_event")
@@ -87,7 +87,7 @@ async def test_a_patient_app_keeps_its_task_when_the_host_returns_in_time(lab, i
     await lab.call("POST", LOSE)
     [lost] = (await lab.call("GET", "/v2/apps/shop/web"))["app"]["tasks"]
     assert (lost["state"], lost["ports"]) == ("TASK_UNREACHABLE", task["ports"])
-    lab.events.clear()
+    await lab.fresh()
     await lab.call("POST", RETURN)
     assert await lab.seen("IC Running") == ["SU RUNNING", "IC Running"]
     assert [t["id"] for t in await lab.quiet()] == [task["id"]]

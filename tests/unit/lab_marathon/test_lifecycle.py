@@ -11,7 +11,7 @@ COMMAND = {"protocol": "COMMAND", "command": {"value": "true"}, "delaySeconds": 
 
 
 async def test_create_shows_every_event_in_marathons_order(lab):
-    lab.events.clear()
+    await lab.fresh()
     await lab.call("POST", "/v2/apps", {"id": "/shop/web", "cmd": "serve"}, expect=201)
     assert await lab.seen("deployment_success") == [
         "deployment_info Start",
@@ -31,7 +31,7 @@ async def test_create_shows_every_event_in_marathons_order(lab):
 
 
 async def test_a_deployment_waits_for_health(lab):
-    lab.events.clear()
+    await lab.fresh()
     app = {"id": "/shop/web", "cmd": "serve", "healthChecks": [COMMAND]}
     await lab.call("POST", "/v2/apps", app, expect=201)
     seen = await lab.seen("deployment_success")
@@ -77,7 +77,7 @@ async def test_backoff_grows_with_each_failure(lab):
     [task] = await lab.deploy(backoffSeconds=0.05, backoffFactor=3)
     waits = []
     for incarnation in (1, 2, 3):
-        lab.events.clear()
+        await lab.fresh()
         lab.engine.crash(task["id"].replace("._app.1", f"._app.{incarnation}"))
         await lab.seen("IC Failed")
         ended = time.monotonic()
@@ -306,3 +306,44 @@ def fewest_running(events, running):
         running += {"TASK_RUNNING": 1, "TASK_KILLED": -1}.get(event.get("taskStatus"), 0)
         fewest = min(fewest, running)
     return fewest
+
+
+async def test_a_kill_that_fails_is_repeated(lab):
+    await lab.deploy()
+    kill, refusals = lab.engine.kill, iter([RuntimeError("engine busy")])
+
+    async def reluctant(container, grace_s):
+        for refusal in refusals:
+            raise refusal
+        await kill(container, grace_s)
+
+    lab.engine.kill = reluctant
+    await lab.call("DELETE", "/v2/apps/shop/web")
+    await lab.seen("app_terminated_event")
+    assert lab.engine.running == {}
+
+
+async def test_an_instance_that_never_found_a_host_ends_without_a_status(lab):
+    await lab.fresh()
+    app = {"id": "/shop/web", "cmd": "serve", "constraints": [["hostname", "LIKE", "nowhere"]]}
+    await lab.call("POST", "/v2/apps", app, expect=201)
+    await lab.seen("IC Scheduled")
+    assert (await lab.call("GET", "/v2/tasks"))["tasks"] == []
+    await lab.call("DELETE", "/v2/apps/shop/web?force=true")
+    seen = await lab.seen("app_terminated_event")
+    assert [word for word in seen if word[:2] in ("SU", "IC")] == [
+        "IC Scheduled",
+        "IC Scheduled",
+        "IC Killed",
+    ]
+
+
+async def test_a_container_that_ended_while_the_engine_was_deaf_is_found(start, deaf_engine):
+    lab = await start(deaf_engine)
+    [task] = await lab.deploy()
+    lab.engine.running.clear()  # it is gone, and nobody was told
+    lab.engine.break_off()
+    await lab.seen("IC Running")
+    [healed] = await lab.quiet()
+    assert healed["id"] == task["id"].replace("._app.1", "._app.2")
+    assert lab.events[0]["message"].startswith("Container lost: ")

@@ -3,13 +3,13 @@
 import pytest
 
 from mooring.lab.marathon.definition import normalised
-from mooring.lab.marathon.deployments import Change, plan
+from mooring.lab.marathon.deployments import Change, Deployments, plan
 from mooring.lab.marathon.model import App, Condition, Instance, Run, RunSpec
 from mooring.lab.marathon.placement import choose
 from mooring.lab.marathon.rollout import Counts, rolling_step
-from mooring.lab.marathon.settings import Agent
+from mooring.lab.marathon.settings import Agent, Settings
 from mooring.lab.marathon.tasks import workload
-from mooring.lab.marathon.world import Host
+from mooring.lab.marathon.world import Host, World
 
 
 @pytest.mark.parametrize(
@@ -180,3 +180,20 @@ def app_of(app_id, **fields):
 
 def three_hosts():
     return [Host(Agent(f"a{n}", f"10.0.0.{n}", f"S{n}")) for n in (1, 2, 3)]
+
+
+async def test_a_deployment_that_breaks_lets_its_apps_go():
+    class Broken:
+        async def scale(self, app, doomed):
+            raise RuntimeError("out of order")
+
+    settings = Settings(agents=(Agent("a1", "10.0.0.1", "S1"),), framework_id="f")
+    world = World(settings, engine=None)
+    deployments = Deployments(world, Broken())
+    app = app_of("/web")
+    before = app.spec.definition
+    stream = world.bus.subscribe(frozenset())
+    running = deployments.begin([Change(app, before, {**before, "instances": 2})], "v2")
+    await running.task
+    assert not deployments.locked("/web")
+    assert b'"reason":"out of order"' in await stream.batch(1.0)

@@ -1,9 +1,13 @@
 """The REST API: what it shows, what it refuses and how."""
 
+import asyncio
 import json
 from pathlib import Path
 
+import aiohttp
 import pytest
+from aiohttp_sse_client.client import EventSource
+from marathon import MarathonClient
 
 DATA = Path(__file__).parents[2] / "data"
 WEB = {"id": "/shop/web", "cmd": "serve"}
@@ -83,7 +87,7 @@ async def test_put_creates_then_scales_then_does_nothing(lab):
     await lab.call("PUT", "/v2/apps/shop/web", {"instances": 2})
     assert len(await lab.quiet()) == 2
     before = (await lab.call("GET", "/v2/apps/shop/web"))["app"]
-    lab.events.clear()
+    await lab.fresh()
     await lab.call("PUT", "/v2/apps/shop/web", {"instances": 2})
     seen = await lab.seen("api_post_event")
     assert seen == ["deployment_success", "group_change_success", "api_post_event"]
@@ -112,7 +116,7 @@ async def test_patch_needs_an_app(lab):
 
 async def test_several_apps_change_in_one_deployment(lab):
     await lab.deploy("/a")
-    lab.events.clear()
+    await lab.fresh()
     await lab.call("PUT", "/v2/apps", [{"id": "/a", "instances": 2}, {"id": "/b", "cmd": "serve"}])
     seen = await lab.seen("deployment_success")
     assert [word for word in seen if word.startswith("deployment_info")] == [
@@ -126,7 +130,7 @@ async def test_several_apps_change_in_one_deployment(lab):
 async def test_a_held_app_is_locked_and_the_refusal_is_announced(lab):
     lab.engine.hold.clear()
     created = await lab.call("POST", "/v2/apps", WEB, expect=201)
-    lab.events.clear()
+    await lab.fresh()
     answer = await lab.call("PUT", "/v2/apps/shop/web", {"instances": 2}, expect=409)
     assert answer["message"].startswith("App is locked by one or more deployments.")
     assert answer["deployments"] == created["deployments"]
@@ -139,7 +143,7 @@ async def test_force_cancels_the_holder(lab):
     lab.engine.hold.clear()
     created = await lab.call("POST", "/v2/apps", WEB, expect=201)
     await lab.seen("IC Provisioned")
-    lab.events.clear()
+    await lab.fresh()
     await lab.call("PUT", "/v2/apps/shop/web?force=true", {"instances": 2})
     lab.engine.hold.set()
     seen = await lab.seen("deployment_success")
@@ -234,3 +238,37 @@ def command_check():
 
 def none_network():
     return {"mode": "container", "name": "none"}
+
+
+async def test_leader_answers_name_the_leader(lab):
+    async with aiohttp.ClientSession() as session:
+        for path, status in (("/ping", 200), ("/v2/apps/nope", 404)):
+            async with session.get(f"http://127.0.0.1:{lab.port}{path}") as response:
+                assert response.status == status
+                assert response.headers["X-Marathon-Leader"] == "http://marathon-1.lab:8088"
+
+
+async def test_the_client_library_understands_the_answers(lab):
+    await lab.deploy(instances=2)
+    client = MarathonClient(f"http://127.0.0.1:{lab.port}")
+    [app] = await asyncio.to_thread(client.list_apps, embed_tasks=True)
+    assert (app.id, len(app.tasks), app.tasks_running) == ("/shop/web", 2, 2)
+    tasks = await asyncio.to_thread(client.list_tasks)
+    await asyncio.to_thread(client.kill_task, "/shop/web", tasks[0].id, scale=True)
+    await lab.settled("/v2/tasks", lambda answer: len(answer["tasks"]) == 1)
+    await lab.idle()
+    await asyncio.to_thread(client.restart_app, "/shop/web")
+    [deployment] = await asyncio.to_thread(client.list_deployments) or [None]
+    assert deployment is None or deployment.affected_apps == ["/shop/web"]
+    await lab.idle()
+    await asyncio.to_thread(client.delete_app, "/shop/web")
+    await lab.idle()
+    assert await asyncio.to_thread(client.list_apps) == []
+    assert await asyncio.to_thread(client.ping) == b"pong"
+
+
+async def test_the_event_source_library_reads_the_stream(lab):
+    url = f"http://127.0.0.1:{lab.port}/v2/events"
+    async with EventSource(url, headers={"Accept": "text/event-stream"}) as source:
+        event = await asyncio.wait_for(anext(source), 5)
+        assert json.loads(event.data)["eventType"] == event.type == "event_stream_attached"
