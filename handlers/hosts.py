@@ -103,7 +103,9 @@ class _HostSink:
             return RetryAfter(str(error), error.after_s)
         except Refused as error:
             return NotPossible(str(error))
-        return _worst([_outcome(answer) for answer in answers])
+        return _worst(
+            [_outcome(operation, answer) for operation, answer in zip(operations, answers, strict=True)]
+        )
 
     def _operations(self, change: Change) -> list[Operation]:
         raise TypeError(f"{type(self).__name__} does not say what to do")
@@ -223,11 +225,18 @@ def _attach(binding: BindingId, wanted: PortSpec) -> Operation:
     }
 
 
-def _outcome(answer: Answer) -> Outcome:
+def _outcome(operation: Operation, answer: Answer) -> Outcome:
     status, reason = answer.get("status"), str(answer.get("reason") or "no reason given")
-    if status == "done":
-        return Done(bool(answer.get("changed")))
-    return NotPossible(reason) if status == "refused" else RetryAfter(reason)
+    if status == "retry":
+        return RetryAfter(reason)
+    if status != "done":
+        return NotPossible(reason)
+    for port in answer.get("spared", ()):
+        # A detach spares what lives for somebody else. Then the address is not free, whatever we hold.
+        if port.get("address") == operation.get("address"):
+            holder = port.get("instance")
+            return NotPossible(f"{port['address']} is on a living port of {holder}; stop one of the two")
+    return Done(bool(answer.get("changed")))
 
 
 def _worst(outcomes: Sequence[Outcome]) -> Outcome:

@@ -14,7 +14,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,11 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from mooring.lab import lifecycle
+from mooring.lab import background, lifecycle
+from mooring.lab.demo import Demo
 from mooring.lab.handle import entering
-from mooring.lab.plan import DEFAULT_NAME, DEFAULT_PARENT, DEFAULT_PORT_BASE, LabError, LabPlan
+from mooring.lab.plan import DEFAULT_NAME, DEFAULT_PARENT, DEFAULT_PORT_BASE, ZONE, LabError, LabPlan
+from mooring.lab.sample import WEB, vhost
 from mooring.lab.supervise import environment
 
 _NOT_SERVING = 3
@@ -117,6 +119,59 @@ def status(name: str, state_dir: Path | None, port_base: int | None, *, as_json:
         Console().print(_table(plan, parts))
     if not all(part.serves for part in parts):
         raise SystemExit(_NOT_SERVING)
+
+
+@lab.command()
+@_options
+def sample(name: str, state_dir: Path | None, port_base: int | None) -> None:
+    """Start the daemon, deploy the sample service and show what happened to it."""
+    plan, story = _story(name, state_dir, port_base)
+    _perform(plan, story.deploy)
+    click.echo(
+        f"\nLook around:  mooring --config {plan.daemon_config} status\n"
+        f"              curl -H 'Host: {vhost(WEB)}' http://127.0.0.1:{plan.haproxy_door}/\n"
+        f"              dig @127.0.0.1 -p {plan.dns_port} web.shop.{ZONE}\n"
+        f"Dashboards:   http://127.0.0.1:{plan.prometheus_port}\n"
+        "Clean up:     make down"
+    )
+
+
+@lab.command()
+@_options
+def demo(name: str, state_dir: Path | None, port_base: int | None) -> None:
+    """Bring the lab up, tell the whole story with its proofs, take the lab down.
+
+    Ends with 0 only if all of it worked.
+    """
+    plan, story = _story(name, state_dir, port_base)
+    try:
+        asyncio.run(lifecycle.up(plan))
+        _perform(plan, story.deploy, story.everything)
+    except LabError as error:
+        raise _Refusal(str(error)) from error
+    finally:
+        lifecycle.down(plan)
+    click.echo(f"lab {plan.name}: down; nothing is left behind")
+
+
+def _story(name: str, state_dir: Path | None, port_base: int | None) -> tuple[LabPlan, Demo]:
+    try:
+        plan = _plan(name, state_dir, port_base)
+    except LabError as error:
+        raise _Refusal(str(error)) from error
+    return plan, Demo(plan, Console(width=max(Console().width, 180)))
+
+
+def _perform(plan: LabPlan, *chapters: Callable[[], Awaitable[object]]) -> None:
+    async def perform() -> None:
+        await background.start(plan)
+        for chapter in chapters:
+            await chapter()
+
+    try:
+        asyncio.run(perform())
+    except LabError as error:
+        raise _Refusal(str(error)) from error
 
 
 def _table(plan: LabPlan, parts: list[lifecycle.PartStatus]) -> Table:

@@ -47,6 +47,7 @@ def table(**states: str) -> Table:
 def sections(text: str) -> dict[str, list[str]]:
     """HAProxy's file as section -> lines."""
     found: dict[str, list[str]] = {}
+    last = ""
     for line in text.splitlines():
         if line.startswith("    "):
             found[last].append(line.strip())
