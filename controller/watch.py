@@ -32,6 +32,7 @@ log = structlog.get_logger(__name__)
 REFRESH_WINDOW_S = 0.03  # events of one deployment step come together
 _MANY_APPS = 20  # from here on one snapshot is cheaper than single listings
 _RETRY_S, _RETRY_CAP_S = 0.25, 8.0
+_GAP_S = 0.5  # between two snapshots, so that a stream full of rubbish does not become a load on Marathon
 
 
 class Watch:
@@ -122,6 +123,7 @@ class Watch:
             self._resync()
             self.complete.set()
             self._snapshot_ended("merged")
+            await self._clock.sleep(_GAP_S)
 
     def _resync(self) -> None:
         keys = {BindingId(instance.id) for instance in self._view.instances()}

@@ -33,9 +33,7 @@ async def inventory_hosts(inventory: Path) -> list[str]:
         raise ConfigRefused([f"ansible.inventory: {inventory}: {_first_line(complaint)}"])
     hosts = sorted(json.loads(output).get("_meta", {}).get("hostvars", {}))
     if not hosts:
-        raise ConfigRefused(
-            [f"ansible.inventory: {inventory}: names no host; list the agents"]
-        )
+        raise ConfigRefused([f"ansible.inventory: {inventory}: names no host; list the agents"])
     return hosts
 
 

@@ -139,6 +139,8 @@ class Flight:
         Services that stay bad without those changes (they were there before) are left out of the table for
         this flight if `bar` is set.  Returns whether the table changed.
         """
+        if not bad:
+            return False
         offered = {service.key: service.terms for service in self.table.services}
         altered = self._take_back(bad)
         self.settle()

@@ -15,12 +15,11 @@ What comes up comes first, so that a replacement within one batch never leaves a
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Collection, Mapping
 
 from mooring.lb.haproxy_render import HaproxySettings, server_arguments
 from mooring.lb.haproxy_runtime import Server, ServerKey
-from mooring.lb.model import Member, Table
+from mooring.lb.model import Member, Table, canonical
 
 _WORD = {"up": "ready", "drain": "drain", "declared": "maint"}
 
@@ -86,11 +85,7 @@ def _prepare(path: str, member: Member, server: Server | None, settings: Haproxy
 
 
 def _at_its_place(member: Member, server: Server) -> bool:
-    return (_canonical(server.address), server.port) == (member.address, member.port)
-
-
-def _canonical(address: str) -> str:
     try:
-        return ipaddress.ip_address(address).compressed
-    except ValueError:
-        return address
+        return (canonical(server.address), server.port) == (member.address, member.port)
+    except ValueError:  # somebody gave it a socket path or a name
+        return False

@@ -25,6 +25,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from mooring.core.errors import Refused
 from mooring.core.model import BindingId
@@ -129,9 +130,16 @@ def service_name(app: str, index: int) -> str:
     return f"{folded[:_LONGEST_NAME]}__{digest}_{index}"
 
 
+@lru_cache(maxsize=65536)  # the table is folded anew for every flight, its addresses hardly change
 def server_name(address: str, port: int) -> str:
     """The name of a member: `10.64.0.10`, 8080 -> `10_64_0_10_8080`; IPv6 addresses in full."""
     return re.sub(r"[.:]", "_", ipaddress.ip_address(address).exploded) + f"_{port}"
+
+
+@lru_cache(maxsize=65536)
+def canonical(address: str) -> str:
+    """The one spelling of an IP address; raises `ValueError` if it is none."""
+    return ipaddress.ip_address(address).compressed
 
 
 def member_key(endpoint: Endpoint) -> str:
@@ -240,7 +248,7 @@ def _members(shares: Iterable[Share]) -> dict[ServiceKey, list[Member]]:
         for spec in share.specs:
             for endpoint in spec.endpoints:
                 service = states.setdefault((endpoint.service.app, endpoint.service.index), {})
-                place = (ipaddress.ip_address(endpoint.address).compressed, endpoint.port)
+                place = (canonical(endpoint.address), endpoint.port)
                 service[place] = max(service.get(place, spec.state), spec.state, key=STRENGTH.__getitem__)
     return {
         key: [Member(server_name(*place), *place, state) for place, state in service.items()]
