@@ -13,7 +13,7 @@ from mooring.playbooks.module_utils.mooring_host.errors import Retry
 from mooring.playbooks.module_utils.mooring_host.ovsdb import Ovsdb, OvsdbStale
 from mooring.playbooks.module_utils.mooring_host.switch import Transaction, read_switch
 
-from .conftest import BRIDGE, HostRig, until
+from .rig import BRIDGE, HostRig, until
 
 pytestmark = pytest.mark.root
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import HostRig, until
+from .rig import HostRig, until
 
 pytestmark = pytest.mark.root
 

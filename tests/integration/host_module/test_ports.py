@@ -11,7 +11,7 @@ import pytest
 
 from mooring.playbooks.module_utils.mooring_host.links import ContainerLinks, Interface, View
 
-from .conftest import BRIDGE, HostRig, run, until
+from .rig import BRIDGE, HostRig, run, until
 
 pytestmark = pytest.mark.root
 _numbers = itertools.count(10)

@@ -13,7 +13,7 @@ import pytest
 
 from mooring.handlers.ansible import AnsibleRunner, HostUnreachable, PlayFailed
 
-from .conftest import BRIDGE, HostRig, until
+from .rig import BRIDGE, HostRig, until
 
 pytestmark = pytest.mark.root
 

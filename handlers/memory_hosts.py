@@ -1,0 +1,304 @@
+"""Agents' hosts in memory: the twin of the Ansible runner and of the module that it runs on each host.
+
+It takes the same operations and gives the same answers: removing before adding before writing, one holder
+for an address, a new port for every start of a container, a late detach that spares the living, and the
+epoch of the bridge and of each port as a fence.  What it leaves out are the means (veth pairs, transactions,
+checks of untrusted text); the contract tests hold it against the real module on a real switch.
+
+`MemoryHosts.hosts` is the world of a simulation: it outlives every daemon, and whoever owns the simulation
+puts containers there and reads the ports.  Faults come in through two hooks, awaited before and after the
+effect of a play; one that raises makes the host silent, or loses the answer of what was done.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from typing import Any
+
+from mooring.core.errors import Retryable
+from mooring.handlers.hosts import Answer, Operation
+
+Hook = Callable[[str], Awaitable[None]]
+_KINDS = ("detach", "attach", "write", "probe", "observe")  # the order in which a play does them
+
+
+class HostSilent(Retryable):
+    """The host does not answer; nothing was done there."""
+
+
+class _Refused(Exception):
+    """The operation cannot succeed unchanged."""
+
+
+class _Retry(Exception):
+    """The operation may succeed later."""
+
+
+@dataclass(slots=True)
+class MemoryContainer:
+    """One start of one container. `told` lists path and command or signal of every reload."""
+
+    task: str
+    start: str
+    alive: bool = True
+    shared: bool = False  # it lives in its host's network
+    listens: frozenset[int] = frozenset()
+    files: dict[str, str] = field(default_factory=dict)
+    told: list[tuple[str, str]] = field(default_factory=list)
+    confirmed: dict[str, tuple[object, ...]] = field(default_factory=dict)  # path: what it was told last
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPort:
+    """A switch port with our marks; `start` names the container's start that it was made for."""
+
+    name: str
+    address: str
+    prefix: int
+    instance: str
+    task: str
+    app: str
+    slot: int
+    generation: int
+    epoch: int
+    start: str
+    vlan: int | None = None
+    inside: tuple[object, ...] = ()  # gateway, routes and MTU, which a mark does not tell
+
+
+@dataclass(slots=True)
+class MemoryHost:
+    """One agent: its containers by task, its ports by name and the highest epoch that changed it."""
+
+    name: str
+    containers: dict[str, MemoryContainer] = field(default_factory=dict)
+    ports: dict[str, MemoryPort] = field(default_factory=dict)
+    epoch: int = 0
+
+    def alive(self, port: MemoryPort) -> bool:
+        """Whether the container that the port was made for still runs."""
+        container = self.containers.get(port.task)
+        return container is not None and container.alive and container.start == port.start
+
+    def addresses(self, task: str) -> set[str]:
+        """The addresses that a container has now."""
+        return {port.address for port in self.ports.values() if port.task == task and self.alive(port)}
+
+
+async def _nothing(host: str) -> None:
+    """No fault."""
+
+
+class MemoryHosts:
+    """A `Runner` over hosts in memory."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.hosts = {name: MemoryHost(name) for name in names}
+        self.silent: set[str] = set()
+        self.before: Hook = _nothing
+        self.after: Hook = _nothing
+        self._numbers = itertools.count(1)
+
+    def place(
+        self, host: str, task: str, *, listens: Iterable[int] = (), shared: bool = False
+    ) -> MemoryContainer:
+        """Start a container, or start it anew."""
+        start = f"{task}@{next(self._numbers)}"
+        container = MemoryContainer(task, start, shared=shared, listens=frozenset(listens))
+        self.hosts[host].containers[task] = container
+        return container
+
+    def stop(self, host: str, task: str) -> None:
+        """The container dies; its port stays on the switch, as it does on a real one."""
+        self.hosts[host].containers[task].alive = False
+
+    async def run(self, host: str, operations: Sequence[Operation], epoch: int) -> Sequence[Answer]:
+        """See `handlers.hosts.Runner`; raises `HostSilent` for hosts in `silent` and what the hooks raise."""
+        await self.before(host)
+        answers = self.play(host, operations, epoch)
+        await self.after(host)
+        return answers
+
+    def play(self, host: str, operations: Sequence[Operation], epoch: int) -> list[Answer]:
+        """The effect of one play, all at once; one answer for each operation, in order."""
+        if host in self.silent or host not in self.hosts:
+            raise HostSilent(f"host {host} cannot be reached")
+        play = _Play(self.hosts[host], epoch, self._numbers)
+        answers: dict[int, Answer] = {}
+        for kind in _KINDS:
+            chosen = [index for index, order in enumerate(operations) if order.get("op") == kind]
+            results = play.do(kind, [operations[index] for index in chosen]) if chosen else ()
+            answers.update(zip(chosen, results, strict=True))
+        unknown = _Refused(f"op is unknown; known are {', '.join(sorted(_KINDS))}")
+        return [
+            answers.get(index) or _failure(operation, unknown) for index, operation in enumerate(operations)
+        ]
+
+
+class _Play:
+    """One call of the module on one host."""
+
+    def __init__(self, host: MemoryHost, epoch: int, numbers: itertools.count[int]) -> None:
+        self._host = host
+        self._epoch = epoch
+        self._numbers = numbers
+
+    def do(self, kind: str, orders: Sequence[Operation]) -> list[Answer]:
+        """All operations of one kind."""
+        if kind == "attach":
+            return self._attach(orders)
+        single = {"detach": self._detach, "write": self._write, "probe": self._probe}.get(kind, self._observe)
+        return [self._guarded(single, order) for order in orders]
+
+    def _guarded(self, act: Callable[[Operation], Answer], order: Operation) -> Answer:
+        try:
+            return {"id": order.get("id", ""), "status": "done", "reason": "", "changed": False, **act(order)}
+        except (_Refused, _Retry) as error:
+            return _failure(order, error)
+
+    # -- ports
+
+    def _attach(self, orders: Sequence[Operation]) -> list[Answer]:
+        """A second order for the same address or task is refused, as one transaction cannot hold both."""
+        taken: set[object] = set()
+        answers = []
+        for order in orders:
+            seats = {order["address"], ("task", order["task_id"])}
+            clash = _Refused("another attach of the same call already takes it")
+            answers.append(
+                _failure(order, clash) if seats & taken else self._guarded(self._attach_one, order)
+            )
+            if answers[-1]["status"] != "retry":
+                taken |= seats
+        return answers
+
+    def _attach_one(self, order: Operation) -> Answer:
+        container = self._running(order)
+        self._check_epoch()
+        wanted = self._port(order, container)
+        keep = next((port for port in self._host.ports.values() if _same_seat(port, wanted)), None)
+        gone = [port for port in self._host.ports.values() if port != keep and _superseded(port, wanted)]
+        self._check_ports([*gone, *([keep] if keep else [])])
+        name = keep.name if keep else f"mo{next(self._numbers):013x}"
+        wanted = replace(wanted, name=name)
+        self._host.epoch = max(self._host.epoch, self._epoch)
+        for port in gone:
+            del self._host.ports[port.name]
+        self._host.ports[name] = wanted
+        removed = sorted(port.name for port in gone)
+        return {"port": name, "address": wanted.address, "removed": removed, "container": container.start,
+                "changed": keep != wanted or bool(gone)}  # fmt: skip
+
+    def _port(self, order: Operation, container: MemoryContainer) -> MemoryPort:
+        routes = tuple((route["to"], route.get("via")) for route in order.get("routes") or ())
+        return MemoryPort(
+            name="",
+            address=order["address"],
+            prefix=order["prefix"],
+            instance=order["instance"],
+            task=order["task_id"],
+            app=order["app"],
+            slot=order["slot"],
+            generation=order["generation"],
+            epoch=self._epoch,
+            start=container.start,
+            vlan=order.get("vlan"),
+            inside=(order.get("gateway"), routes, order.get("mtu")),
+        )
+
+    def _detach(self, order: Operation) -> Answer:
+        self._check_epoch()
+        remove: list[MemoryPort] = []
+        spared: list[MemoryPort] = []
+        for port in self._host.ports.values():
+            same_instance = order.get("instance") == port.instance
+            if not same_instance and order.get("address") != port.address:
+                continue
+            foreign = order.get("instance") is not None and not same_instance
+            newer = order.get("task_id") not in (None, port.task)
+            (spared if (foreign or newer) and self._host.alive(port) else remove).append(port)
+        self._check_ports(remove)
+        self._host.epoch = max(self._host.epoch, self._epoch)
+        for port in remove:
+            del self._host.ports[port.name]
+        removed = sorted(port.name for port in remove)
+        return {"removed": removed, "spared": [{"port": port.name} for port in spared],
+                "changed": bool(removed)}  # fmt: skip
+
+    def _observe(self, order: Operation) -> Answer:
+        raised = bool(order.get("fence")) and self._epoch > self._host.epoch
+        if order.get("fence"):
+            self._check_epoch()
+            self._host.epoch = self._epoch
+        ports = [self._described(port) for port in self._host.ports.values()]
+        return {"ports": ports, "bridge_epoch": self._host.epoch, "orphans": [], "changed": raised}
+
+    def _described(self, port: MemoryPort) -> Mapping[str, Any]:
+        told = ("address", "prefix", "instance", "task", "app", "slot", "generation", "epoch", "vlan")
+        alive = self._host.alive(port)
+        return {"port": port.name, "container": port.start, "alive": alive, "device": alive,
+                **{key: getattr(port, key) for key in told}}  # fmt: skip
+
+    # -- containers
+
+    def _write(self, order: Operation) -> Answer:
+        content = str(order["content"])
+        if sha256(content.encode()).hexdigest() != order["digest"]:
+            raise _Refused(f"the content of {order['path']} does not match its digest")
+        self._check_epoch()
+        container, path = self._running(order), str(order["path"])
+        changed = container.files.get(path) != content
+        container.files[path] = content
+        how = " ".join(order.get("command") or ()) or str(order.get("signal") or "")
+        telling = (order["digest"], how)
+        tell = bool(how) and (changed or container.confirmed.get(path) != telling)
+        if tell:
+            container.told.append((path, how))
+            container.confirmed[path] = telling
+        return {"path": path, "digest": order["digest"], "reloaded": tell, "changed": changed or tell}
+
+    def _probe(self, order: Operation) -> Answer:
+        container = self._running(order)
+        there = order["address"] in self._host.addresses(container.task)
+        open_ = [port for port in order["ports"] if there and port in container.listens]
+        closed = {str(port): "no answer" for port in order["ports"] if port not in open_}
+        found: dict[str, Any] = {"open": open_, "closed": closed}
+        if closed:
+            reason = "; ".join(f"port {port}: {error}" for port, error in closed.items())
+            return {**found, "status": "retry", "reason": reason}
+        return found
+
+    def _running(self, order: Operation) -> MemoryContainer:
+        container = self._host.containers.get(str(order["task_id"]))
+        if container is None or not container.alive:
+            raise _Retry(f"no running container carries the label MESOS_TASK_ID={order['task_id']}")
+        if container.shared and order["op"] != "write":
+            raise _Refused("the container uses the host's network; run it with network none")
+        return container
+
+    # -- the fence
+
+    def _check_epoch(self) -> None:
+        if self._epoch < self._host.epoch:
+            raise _Refused(f"epoch {self._epoch} is stale: the bridge has seen epoch {self._host.epoch}")
+
+    def _check_ports(self, ports: Iterable[MemoryPort]) -> None:
+        for port in ports:
+            if port.epoch > self._epoch:
+                raise _Refused(f"epoch {self._epoch} is stale: {port.name} was changed by epoch {port.epoch}")
+
+
+def _same_seat(port: MemoryPort, wanted: MemoryPort) -> bool:
+    return (port.start, port.address, port.instance) == (wanted.start, wanted.address, wanted.instance)
+
+
+def _superseded(port: MemoryPort, wanted: MemoryPort) -> bool:
+    return port.address == wanted.address or port.instance == wanted.instance
+
+
+def _failure(order: Operation, error: Exception) -> Answer:
+    status = "retry" if isinstance(error, _Retry) else "refused"
+    return {"id": order.get("id", ""), "status": status, "reason": str(error), "changed": False}

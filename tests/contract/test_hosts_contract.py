@@ -1,0 +1,360 @@
+"""What a host promises to the daemon, asked of the twin in memory and of the real module on a real switch.
+
+Every case runs over both; what only the real one has (routes, devices, untrusted text) is tested beside the
+module itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
+from typing import Any, Protocol
+
+import pytest
+
+from mooring.core.errors import Retryable
+from mooring.handlers.hosts import newest_epoch, port_marks
+from mooring.handlers.memory_hosts import HostSilent, MemoryHosts
+from tests.integration.host_module.rig import BRIDGE, HostRig, hosted
+
+HOST, PORT = "h1", 8080
+_numbers = itertools.count(10)
+Answer = Mapping[str, Any]
+
+
+class Bench(Protocol):
+    """A host, and what happens to it from outside."""
+
+    async def do(self, *operations: Mapping[str, Any], epoch: int = 1) -> Sequence[Answer]: ...
+
+    def start(self, task: str, *, shared: bool = False) -> None: ...
+
+    def restart(self, task: str) -> None: ...
+
+    def kill(self, task: str) -> None: ...
+
+    def content(self, task: str, path: str) -> str: ...
+
+    def forget_epoch(self) -> None: ...
+
+
+class InMemory:
+    def __init__(self) -> None:
+        self.world = MemoryHosts([HOST])
+
+    async def do(self, *operations: Mapping[str, Any], epoch: int = 1) -> Sequence[Answer]:
+        return await self.world.run(HOST, operations, epoch)
+
+    def start(self, task: str, *, shared: bool = False) -> None:
+        self.world.place(HOST, task, listens=(PORT,), shared=shared)
+
+    restart = start
+
+    def kill(self, task: str) -> None:
+        self.world.stop(HOST, task)
+
+    def content(self, task: str, path: str) -> str:
+        return self.world.hosts[HOST].containers[task].files[path]
+
+    def forget_epoch(self) -> None:
+        self.world.hosts[HOST].epoch = 0
+
+
+class OnRealSwitch:
+    def __init__(self, rig: HostRig) -> None:
+        self._rig = rig
+        self._containers: dict[str, str] = {}
+
+    async def do(self, *operations: Mapping[str, Any], epoch: int = 1) -> Sequence[Answer]:
+        return self._rig.do(*operations, epoch=epoch)
+
+    def start(self, task: str, *, shared: bool = False) -> None:
+        network = "host" if shared else "none"
+        self._containers[task] = self._rig.container(task, network=network)[1]
+
+    def restart(self, task: str) -> None:
+        self._rig.docker("restart", "-t", "0", self._containers[task])
+
+    def kill(self, task: str) -> None:
+        self._rig.docker("kill", self._containers[task])
+
+    def content(self, task: str, path: str) -> str:
+        return self._rig.inside(self._containers[task], "cat", path)
+
+    def forget_epoch(self) -> None:
+        self._rig.vsctl("clear", "Bridge", BRIDGE, "external_ids")
+
+
+@pytest.fixture(scope="module")
+def rig() -> Iterator[HostRig]:
+    with hosted() as made:
+        yield made
+
+
+@pytest.fixture(params=["memory", pytest.param("real", marks=pytest.mark.root)])
+def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
+    bench = InMemory() if request.param == "memory" else OnRealSwitch(request.getfixturevalue("rig"))
+    yield bench
+    bench.forget_epoch()
+
+
+def order(task: str, **changes: Any) -> dict[str, Any]:
+    """An attach with an address and an instance of its own."""
+    number = next(_numbers)
+    return {
+        "op": "attach", "id": f"b{number}", "task_id": task, "app": "/shop/web", "slot": number,
+        "instance": f"shop_web.instance-{number}", "address": f"10.64.2.{number}", "prefix": 22,
+        "gateway": "10.64.0.1", "routes": [{"to": "10.0.0.0/8", "via": "10.64.0.1"}], "vlan": None,
+        "mtu": None, "generation": 1, **changes,
+    }  # fmt: skip
+
+
+def removal(attach: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
+    """The detach that belongs to an attach."""
+    keys = {key: attach[key] for key in ("instance", "address")}
+    return {"op": "detach", "id": "d", **keys, **changes}
+
+
+def file(task: str, content: str, **changes: Any) -> dict[str, Any]:
+    digest = sha256(content.encode()).hexdigest()
+    return {"op": "write", "id": "w", "task_id": task, "path": "/tmp/peers", "content": content,
+            "digest": digest, "mode": "0644", "command": None, "signal": None, **changes}  # fmt: skip
+
+
+def probe(attach: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
+    return {"op": "probe", "id": "p", "task_id": attach["task_id"], "address": attach["address"],
+            "ports": [PORT], "timeout_s": 1.0, **changes}  # fmt: skip
+
+
+async def ports(bench: Bench, address: str) -> list[Answer]:
+    """Our ports that carry the address."""
+    [report] = await bench.do({"op": "observe", "id": "o"})
+    return [port for port in report["ports"] if port["address"] == address]
+
+
+def task_of(number: int) -> str:
+    return f"shop_web.instance-{number}._app.1"
+
+
+async def attached(bench: Bench, **changes: Any) -> tuple[dict[str, Any], str]:
+    """A container that was attached: (order, port name)."""
+    task = task_of(next(_numbers))
+    bench.start(task)
+    asked = order(task, **changes)
+    [answer] = await bench.do(asked)
+    assert (answer["status"], answer["changed"]) == ("done", True), answer
+    return asked, str(answer["port"])
+
+
+def verdict(answer: Answer) -> tuple[str, bool]:
+    return answer["status"], answer["changed"]
+
+
+async def test_a_second_attach_changes_nothing(bench: Bench) -> None:
+    asked, port = await attached(bench)
+    [again] = await bench.do(asked)
+    assert (*verdict(again), again["port"]) == ("done", False, port)
+
+
+@pytest.mark.parametrize("change", [{"vlan": 100}, {"generation": 2}, {"routes": []}])
+async def test_what_differs_is_changed_in_place(bench: Bench, change: Mapping[str, Any]) -> None:
+    asked, port = await attached(bench)
+    [answer] = await bench.do({**asked, **change})
+    assert (*verdict(answer), answer["port"]) == ("done", True, port)
+    assert verdict((await bench.do({**asked, **change}))[0]) == ("done", False)
+
+
+async def test_marks_tell_the_port_again(bench: Bench) -> None:
+    asked, _ = await attached(bench, vlan=7)
+    [report] = await bench.do({"op": "observe", "id": "o"})
+    [spec] = [spec for spec in port_marks(HOST, report) if spec.address == asked["address"]]
+    assert (spec.task, spec.app, spec.slot, spec.instance, spec.prefix, spec.vlan, spec.lease_generation) == (
+        asked["task_id"], asked["app"], asked["slot"], asked["instance"], 22, 7, 1,
+    )  # fmt: skip
+
+
+async def test_an_absent_container_is_waited_for(bench: Bench) -> None:
+    [answer] = await bench.do(order("no.such.task"))
+    assert verdict(answer) == ("retry", False)
+    assert "no.such.task" in answer["reason"]
+
+
+async def test_a_dead_container_is_not_attached(bench: Bench) -> None:
+    asked, _ = await attached(bench)
+    bench.kill(asked["task_id"])
+    [answer] = await bench.do(asked)
+    assert answer["status"] == "retry"
+    [port] = await ports(bench, asked["address"])
+    assert not port["alive"]
+
+
+async def test_a_container_in_the_hosts_network_is_refused(bench: Bench) -> None:
+    task = task_of(next(_numbers))
+    bench.start(task, shared=True)
+    [answer] = await bench.do(order(task))
+    assert verdict(answer) == ("refused", False)
+
+
+async def test_a_restarted_container_gets_a_new_port(bench: Bench) -> None:
+    asked, port = await attached(bench)
+    bench.restart(asked["task_id"])
+    [answer] = await bench.do(asked)
+    assert answer["removed"] == [port]
+    assert [seen["port"] for seen in await ports(bench, asked["address"])] == [answer["port"]] != [port]
+
+
+@pytest.mark.parametrize("alive", [True, False])
+async def test_an_address_has_one_port_whoever_had_it(bench: Bench, alive: bool) -> None:
+    asked, port = await attached(bench)
+    if not alive:
+        bench.kill(asked["task_id"])
+    task = task_of(next(_numbers))
+    bench.start(task)
+    [answer] = await bench.do({**asked, "task_id": task, "instance": f"of.{task}", "generation": 2})
+    assert answer["removed"] == [port]
+    [seen] = await ports(bench, asked["address"])
+    assert (seen["task"], seen["alive"]) == (task, True)
+
+
+async def test_an_instance_has_one_port_whatever_its_address(bench: Bench) -> None:
+    asked, port = await attached(bench)
+    moved = order(asked["task_id"], instance=asked["instance"])
+    [answer] = await bench.do(moved)
+    assert answer["removed"] == [port]
+    assert await ports(bench, asked["address"]) == []
+    assert len(await ports(bench, moved["address"])) == 1
+
+
+async def test_detach_is_done_when_nothing_is_left(bench: Bench) -> None:
+    asked, port = await attached(bench)
+    [answer] = await bench.do(removal(asked))
+    assert (*verdict(answer), answer["removed"]) == ("done", True, [port])
+    assert await ports(bench, asked["address"]) == []
+    assert verdict((await bench.do(removal(asked)))[0]) == ("done", False)
+
+
+async def test_a_dead_container_is_detached_by_address_alone(bench: Bench) -> None:
+    asked, port = await attached(bench)
+    bench.kill(asked["task_id"])
+    [answer] = await bench.do(removal(asked, instance=None))
+    assert (*verdict(answer), answer["removed"]) == ("done", True, [port])
+
+
+async def test_a_late_detach_spares_the_living_successor(bench: Bench) -> None:
+    asked, port = await attached(bench)
+    for late in (removal(asked, instance="the-one-before"), removal(asked, task_id="the.task.before")):
+        [answer] = await bench.do(late)
+        assert verdict(answer) == ("done", False)
+        assert [spared["port"] for spared in answer["spared"]] == [port]
+    bench.kill(asked["task_id"])
+    [answer] = await bench.do(removal(asked, instance="the-one-before"))
+    assert answer["removed"] == [port]
+
+
+async def test_a_call_removes_first_and_observes_last(bench: Bench) -> None:
+    asked, port = await attached(bench)
+    task = task_of(next(_numbers))
+    bench.start(task)
+    successor = {**asked, "id": "s", "task_id": task, "instance": f"of.{task}"}
+    answers = await bench.do({"op": "observe", "id": "o"}, successor, removal(asked))
+    assert [answer["id"] for answer in answers] == ["o", "s", "d"]
+    assert answers[2]["removed"] == [port]
+    seen = [one["task"] for one in answers[0]["ports"] if one["address"] == asked["address"]]
+    assert seen == [task]
+
+
+async def test_one_bad_operation_harms_no_other(bench: Bench) -> None:
+    tasks = [task_of(next(_numbers)) for _ in range(2)]
+    for task in tasks:
+        bench.start(task)
+    good = order(tasks[0])
+    twin = order(tasks[1], address=good["address"])
+    answers = await bench.do(order("no.such.task"), good, twin, {"op": "dance", "id": "y"})
+    assert [answer["status"] for answer in answers] == ["retry", "done", "refused", "refused"]
+
+
+async def test_a_stale_epoch_is_refused_and_changes_nothing(bench: Bench) -> None:
+    asked, port = await attached(bench)
+    assert verdict((await bench.do(asked, epoch=7))[0]) == ("done", True)
+    task = task_of(next(_numbers))
+    bench.start(task)
+    stale = (order(task), removal(asked), {**asked, "vlan": 5}, file(asked["task_id"], "late"))
+    for late in stale:
+        [answer] = await bench.do(late, epoch=6)
+        assert verdict(answer) == ("refused", False)
+        assert "epoch 6 is stale" in answer["reason"]
+    [seen] = await ports(bench, asked["address"])
+    assert (seen["port"], seen["epoch"], seen["alive"]) == (port, 7, True)
+
+
+async def test_a_port_fences_even_where_its_bridge_forgot(bench: Bench) -> None:
+    asked, _ = await attached(bench)
+    await bench.do(asked, epoch=7)
+    bench.forget_epoch()
+    assert (await bench.do(removal(asked), epoch=6))[0]["status"] == "refused"
+    assert len(await ports(bench, asked["address"])) == 1
+    assert (await bench.do(removal(asked), epoch=7))[0]["changed"]
+
+
+async def test_a_detach_of_nothing_raises_the_fence_too(bench: Bench) -> None:
+    asked, _ = await attached(bench)
+    await bench.do(removal(asked))
+    assert verdict((await bench.do(removal(asked), epoch=5))[0]) == ("done", False)
+    assert (await bench.do(asked, epoch=4))[0]["status"] == "refused"
+
+
+async def test_observe_raises_the_fence_on_request(bench: Bench) -> None:
+    fence = {"op": "observe", "id": "o", "fence": True}
+    [report] = await bench.do({"op": "observe", "id": "o"}, epoch=9)
+    assert newest_epoch(report) < 9
+    [report] = await bench.do(fence, epoch=9)
+    assert (newest_epoch(report), report["changed"]) == (9, True)
+    assert not (await bench.do(fence, epoch=9))[0]["changed"]
+    assert (await bench.do(fence, epoch=8))[0]["status"] == "refused"
+
+
+async def test_a_probe_asks_the_containers_own_address(bench: Bench) -> None:
+    asked, _ = await attached(bench)
+    [good, bad] = await bench.do(probe(asked), probe(asked, ports=[PORT, 9]))
+    assert (good["status"], good["open"]) == ("done", [PORT])
+    assert (bad["status"], bad["open"], list(bad["closed"])) == ("retry", [PORT], ["9"])
+    await bench.do(removal(asked))
+    [bare] = await bench.do(probe(asked))
+    assert bare["status"] == "retry"
+
+
+async def test_a_file_is_written_once_and_told_once(bench: Bench) -> None:
+    asked, _ = await attached(bench)
+    told = file(asked["task_id"], "one\n", command=["touch", "/tmp/told"])
+    [first], [again] = await bench.do(told), await bench.do(told)
+    assert (*verdict(first), first["reloaded"]) == ("done", True, True)
+    assert (*verdict(again), again["reloaded"]) == ("done", False, False)
+    assert bench.content(asked["task_id"], "/tmp/peers").strip() == "one"
+    [other] = await bench.do(file(asked["task_id"], "two\n", command=["touch", "/tmp/told"]))
+    assert other["reloaded"]
+    assert bench.content(asked["task_id"], "/tmp/peers").strip() == "two"
+
+
+async def test_a_file_for_nobody_or_with_a_wrong_digest(bench: Bench) -> None:
+    asked, _ = await attached(bench)
+    wrong = file(asked["task_id"], "one", digest="0" * 64)
+    absent, refused = await bench.do(file("no.such.task", "one"), wrong)
+    assert (absent["status"], refused["status"]) == ("retry", "refused")
+
+
+async def test_a_silent_host_does_nothing_and_a_lost_answer_hides_an_effect() -> None:
+    bench = InMemory()
+    bench.start("t")
+    bench.world.silent.add(HOST)
+    with pytest.raises(HostSilent):
+        await bench.do(order("t"))
+    bench.world.silent.clear()
+
+    async def lose(host: str) -> None:
+        raise Retryable("the answer was lost")
+
+    bench.world.after = lose
+    with pytest.raises(Retryable):
+        await bench.do(order("t"))
+    assert len(bench.world.hosts[HOST].ports) == 1

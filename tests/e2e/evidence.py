@@ -1,0 +1,213 @@
+"""What end-to-end tests rest on: the word of containers and switches, and of the daemon's public doors.
+
+`holders` asks every container for its addresses and every switch for its ports; Mooring's store is never
+asked.  An address that two containers have at the same moment is found by looking twice: both must still
+have it at the second look, so what was rightly handed over between two questions is no finding.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
+
+from mooring.controller.control_client import ControlClient
+from mooring.core.errors import MooringError
+from mooring.core.readmodel import InstanceRow, Status
+from mooring.lab import supervise
+from mooring.lab.handle import LabHandle
+from mooring.lab.plan import LabError, LabPlan
+from mooring.lab.proofs import Proof, eventually, proven
+from mooring.lab.sample import Operator
+
+DEADLINE_S = 90.0
+_LOOK_EVERY_S = 0.3
+
+Holders = Mapping[str, frozenset[str]]
+
+
+# -- containers and switches
+
+
+async def container_addresses(handle: LabHandle) -> dict[str, list[str]]:
+    """Every running container's own addresses, without prefix, by task id."""
+    running = [container for container in await handle.containers() if container.state == "running"]
+    found: dict[str, list[str]] = {}
+    for container in running:
+        with suppress(LabError, ValueError):  # it ended while we asked
+            told = await handle.container_addresses(container.task_id)
+            found[container.task_id] = [address.partition("/")[0] for address in told]
+    return found
+
+
+async def switch_ports(handle: LabHandle) -> list[dict[str, str]]:
+    """Every port that carries our mark, on every agent: its name, host and marks."""
+    return [
+        {"name": port["name"], "host": agent.hostname, **marks}
+        for agent in handle.plan.agents
+        for port in await handle.ovs_ports(agent.hostname)
+        if (marks := port.get("external_ids") or {})
+    ]
+
+
+async def holders(handle: LabHandle) -> tuple[Holders, Holders]:
+    """Who has each address: containers by task id, and switch ports by host and name."""
+    inside: dict[str, set[str]] = {}
+    for task, addresses in (await container_addresses(handle)).items():
+        for address in addresses:
+            inside.setdefault(address, set()).add(task)
+    plugged: dict[str, set[str]] = {}
+    for port in await switch_ports(handle):
+        plugged.setdefault(port["mooring-address"], set()).add(f"{port['host']} {port['name']}")
+    return _frozen(inside), _frozen(plugged)
+
+
+def _frozen(found: Mapping[str, set[str]]) -> Holders:
+    return {address: frozenset(hands) for address, hands in found.items()}
+
+
+async def in_two_hands(handle: LabHandle) -> list[str]:
+    """The addresses that two containers, or two switch ports, have at the same time; empty is right."""
+    first = await holders(handle)
+    if not any(len(hands) > 1 for kind in first for hands in kind.values()):
+        return []
+    second = await holders(handle)
+    return [
+        f"{address}: {sorted(both)}"
+        for before, after in zip(first, second, strict=True)
+        for address, hands in before.items()
+        if len(both := hands & after.get(address, frozenset())) > 1
+    ]
+
+
+@dataclass
+class Watching:
+    """What a watch has seen so far."""
+
+    looks: int = 0
+    findings: list[str] = field(default_factory=list)
+
+
+@asynccontextmanager
+async def watched_addresses(handle: LabHandle) -> AsyncIterator[Watching]:
+    """Look for addresses in two hands again and again; fails at the end if one was ever seen."""
+    seen = Watching()
+    looking = asyncio.create_task(_look(handle, seen))
+    try:
+        yield seen
+    finally:
+        looking.cancel()
+        with suppress(asyncio.CancelledError):
+            await looking
+    assert seen.looks > 0
+    assert seen.findings == []
+
+
+async def _look(handle: LabHandle, seen: Watching) -> None:
+    while True:
+        seen.findings += await in_two_hands(handle)
+        seen.looks += 1
+        await asyncio.sleep(_LOOK_EVERY_S)
+
+
+async def agreed(
+    handle: LabHandle,
+    operator: Operator,
+    apps: Sequence[tuple[str, int]],
+    *,
+    gone: Collection[str] = (),
+    deadline_s: float = DEADLINE_S,
+) -> list[Proof]:
+    """Wait until exactly these apps are served, and containers and switches tell the same of every address.
+
+    Each container has one address, each address one container and one port, on that container's host, and
+    there is no port besides.
+    """
+    proofs = await proven(handle, operator, apps, deadline_s, gone)
+    await eventually(lambda: _one_hand_each(handle, proofs), deadline_s)
+    return proofs
+
+
+async def _one_hand_each(handle: LabHandle, proofs: Sequence[Proof]) -> tuple[None, str]:
+    expected = Counter((proof.address, proof.task, proof.host) for proof in proofs)
+    ports = Counter(
+        (port["mooring-address"], port["mooring-task"], port["host"]) for port in await switch_ports(handle)
+    )
+    places = {container.task_id: container.host for container in await handle.containers()}
+    inside = Counter(
+        (address, task, places.get(task, "?"))
+        for task, addresses in (await container_addresses(handle)).items()
+        for address in addresses
+        if task in {proof.task for proof in proofs} or address.startswith("10.64.")
+    )
+    if ports != expected:
+        return None, f"switches have {_shown(ports)} instead of {_shown(expected)}"
+    if inside != expected:
+        return None, f"containers have {_shown(inside)} instead of {_shown(expected)}"
+    return None, ""
+
+
+def _shown(found: Counter[tuple[str, str, str]]) -> list[str]:
+    return sorted(" ".join(entry) + (f" x{count}" if count > 1 else "") for entry, count in found.items())
+
+
+# -- the daemon's doors
+
+
+async def status(plan: LabPlan) -> Status:
+    """What the control socket tells; `LabError` while no daemon answers."""
+    try:
+        return await asyncio.to_thread(ControlClient(plan.daemon_dir / "control.sock").status)
+    except MooringError as error:
+        raise LabError(str(error)) from error
+
+
+async def rows(plan: LabPlan, app: str) -> list[InstanceRow]:
+    """The status lines of one app."""
+    return [row for row in (await status(plan)).instances if row.app == app]
+
+
+async def metric(plan: LabPlan, name: str, **labels: str) -> float:
+    """The sum of a metric's samples with these labels; 0 when there is none."""
+    url = f"http://127.0.0.1:{plan.portal_port}/metrics"
+    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        families = text_string_to_metric_families(await answer.text())
+        return sum(
+            sample.value
+            for family in families
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+
+def log_lines(plan: LabPlan, since: int = 0) -> list[dict[str, Any]]:
+    """What the daemon has logged after the first `since` bytes, one object a line."""
+    with supervise.log_file(plan, "mooring").open("rb") as log:
+        log.seek(since)
+        return [json.loads(line) for line in log if line.startswith(b"{")]
+
+
+def log_size(plan: LabPlan) -> int:
+    """Bytes logged so far, to read on from here later."""
+    return supervise.log_file(plan, "mooring").stat().st_size
+
+
+# -- processes
+
+
+def marked_processes(plan: LabPlan, word: str) -> list[str]:
+    """Command lines of the lab's live processes in which a word occurs."""
+    found = []
+    for pid in supervise.find_all(plan):
+        with suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:  # it may have ended
+            line = file.read().replace(b"\0", b" ").decode(errors="replace")
+            if word in line:
+                found.append(f"{pid} {line.strip()}")
+    return found
