@@ -18,8 +18,8 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 
 import aiohttp
@@ -28,8 +28,10 @@ from prometheus_client import CollectorRegistry
 
 from mooring.controller.access import Access
 from mooring.controller.adopt import Survey, adopt, survey
+from mooring.controller.capacity import pool_lines
+from mooring.controller.claims import Claims
 from mooring.controller.control import ControlServer
-from mooring.controller.engine import Engine, Outside
+from mooring.controller.engine import Engine, Outside, rules_of
 from mooring.controller.rehearse import Rehearsal
 from mooring.controller.settings import MarathonSettings, Settings, pools_of
 from mooring.controller.sinks import edge_sinks, host_sinks, newest_epoch, read_secret
@@ -40,10 +42,10 @@ from mooring.controller.store.sqlite import SqliteStore
 from mooring.controller.stream import Pace, StreamReader
 from mooring.controller.version import version
 from mooring.core.clock import SystemClock
-from mooring.core.errors import ConfigRefused, Refused
+from mooring.core.errors import ConfigRefused, Refused, Retryable
 from mooring.core.model import Epoch
 from mooring.core.sink import Sink
-from mooring.core.store import Contents, PutFlag, Store
+from mooring.core.store import NO_EPOCH, Contents, PutFlag, Store
 from mooring.handlers.ansible import AnsibleRunner
 from mooring.handlers.hosts import Hosts
 from mooring.handlers.inventory import inventory_hosts
@@ -239,34 +241,48 @@ async def _hear_all_hosts(engine: Engine, ground: Ground) -> None:
 
 
 async def check(settings: Settings) -> list[tuple[str, bool, str]]:
-    """Reach every part: (part, whether it answers, one line)."""
-    async with _parts(settings) as parts:
-        return [await _checked(name, part) for name, part in parts]
-
-
-@asynccontextmanager
-async def _parts(settings: Settings) -> AsyncIterator[Sequence[tuple[str, Sink | Marathon]]]:
+    """Reach every part and weigh every pool: (part, whether it is well, one line)."""
     async with AsyncExitStack() as stack:
-        clock = SystemClock()
-        runner = _ansible(settings)
-        stack.push_async_callback(runner.close)
-        hosts = Hosts(runner, clock, Epoch(0))
-        session = await stack.enter_async_context(aiohttp.ClientSession(trust_env=False))
-        marathon = Marathon(access_of(settings.marathon), clock, timeout_s=settings.marathon.timeout_s)
+        marathon = Marathon(
+            access_of(settings.marathon), SystemClock(), timeout_s=settings.marathon.timeout_s
+        )
         await stack.enter_async_context(marathon)
-        names = await inventory_hosts(settings.ansible.inventory)
-        sinks: list[Sink] = [host_sinks(hosts, names)[0]]
-        blank = MemoryStore()
-        await blank.open()
-        sinks += edge_sinks(settings, blank, session, clock)
-        yield [("marathon", marathon), *((sink.name, sink) for sink in sinks)]
+        lines = [await _checked("marathon", lambda: _who_answers(marathon))]
+        lines += [await _checked(sink.name, sink.check) for sink in await _sinks_to_check(settings, stack)]
+        return lines + await _pools_checked(settings, marathon)
 
 
-async def _checked(name: str, part: Sink | Marathon) -> tuple[str, bool, str]:
+async def _sinks_to_check(settings: Settings, stack: AsyncExitStack) -> Sequence[Sink]:
+    clock = SystemClock()
+    runner = _ansible(settings)
+    stack.push_async_callback(runner.close)
+    session = await stack.enter_async_context(aiohttp.ClientSession(trust_env=False))
+    names = await inventory_hosts(settings.ansible.inventory)
+    blank = MemoryStore()  # the real one belongs to the daemon that may be running
+    await blank.open()
+    return [
+        host_sinks(Hosts(runner, clock, NO_EPOCH), names)[0],
+        *edge_sinks(settings, blank, session, clock),
+    ]
+
+
+async def _who_answers(marathon: Marathon) -> str:
+    found = await marathon.identity()
+    return f"Marathon {found.version}, leader {found.leader}"
+
+
+async def _pools_checked(settings: Settings, marathon: Marathon) -> list[tuple[str, bool, str]]:
+    pools = pools_of(settings)
     try:
-        if isinstance(part, Marathon):
-            found = await part.identity()
-            return name, True, f"Marathon {found.version}, leader {found.leader}"
-        return name, True, await part.check()
+        snapshot = await marathon.snapshot()
+    except (Retryable, Refused) as error:
+        return [("pools", False, f"not weighed: {error}")]
+    apps = [listing.app for listing in snapshot.apps.values() if listing.app is not None]
+    return pool_lines(apps, Claims(rules_of(settings, pools)), pools)
+
+
+async def _checked(name: str, ask: Callable[[], Awaitable[str]]) -> tuple[str, bool, str]:
+    try:
+        return name, True, await ask()
     except Exception as error:  # whatever it is, this part cannot be reached, and the others shall be tried
         return name, False, f"{type(error).__name__}: {error}"
