@@ -11,7 +11,7 @@ LAB_OPTIONS := --name $(LAB_NAME) --port-base $(LAB_PORT_BASE)
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help packages venv up down demo test check lint unit bench bench-% coverage docs clean
+.PHONY: help packages venv up down demo test check lint bench bench-page coverage docs clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -49,8 +49,7 @@ lint: venv
 
 test: packages venv ## every test, with coverage
 	@$(MAKE) --no-print-directory lint
-	@rm -f build/coverage/.coverage*
-	@mkdir -p build/coverage
+	@rm -rf build/coverage && mkdir -p build/coverage
 	@$(BIN)/python -m coverage run -m pytest tests
 	@$(MAKE) --no-print-directory coverage
 
@@ -63,6 +62,9 @@ bench: packages venv ## every benchmark; tables on the screen, figures in build/
 
 bench-%: packages venv ## one benchmark
 	@$(BIN)/python tests/bench/bench_$*.py
+
+bench-page: venv ## write the last results into docs/benchmarks.md
+	@$(BIN)/python tests/bench/page.py
 
 docs: venv ## write the generated pages anew
 	@$(BIN)/python -m mooring.controller.settings_page > docs/settings.md

@@ -1,8 +1,8 @@
 """Does each pool hold what its apps may need at once?
 
 During an upgrade an app may have `floor(instances * (1 + maximumOverCapacity))` instances, each with an
-address of its own; with Marathon's default that is twice its size.  A pool that is too small shows only in the
-middle of an upgrade, so `mooring check` says it beforehand.
+address of its own; with Marathon's default that is twice its size.  A pool that is too small shows only
+in the middle of an upgrade, so `mooring check` says it beforehand.
 """
 
 from __future__ import annotations
