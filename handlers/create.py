@@ -6,8 +6,9 @@ the instance has an address whatever happens to us, and `converge` makes the wor
 A new instance prefers the seat of one that leaves, so that a rolling upgrade without over-capacity ends
 on the same addresses.  The leaving one gives its seat back only when its port is proven gone, which
 takes a moment; so when an app already has as many seats as it may have instances
-(`floor(instances * (1 + maximumOverCapacity))`), the newcomer waits for one, but never longer than
-`seat_wait_s`: a host that cannot answer must not keep a service down.
+(`floor(instances * (1 + maximumOverCapacity))`), the newcomer waits for one: for as long as a host is at
+work on removing the port of a leaving one, and otherwise `seat_wait_s`.  A host that cannot answer does not
+keep a service down, because the failed attempt makes its lease `stranded`, which no longer counts.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from mooring.core.labels import Claim
 from mooring.core.model import App, AppId, Binding, BindingId, Instance, LeaseState
 from mooring.core.store import PutBinding
 from mooring.handlers.records import Records
+from mooring.handlers.wants import NETWORK
 from mooring.ipam.book import Request
 
 _CLOSED_S = 1.0  # how long to wait before asking again whether addresses may be given out
@@ -88,8 +90,17 @@ class Seats:
         if idle or len(taken) < max(allowed, 1):
             self._waiting.pop(binding.id, None)
             return
-        since = self._waiting.setdefault(binding.id, (binding.app, self._clock.monotonic()))[1]
-        left = since + self._seat_wait_s - self._clock.monotonic()
+        now = self._clock.monotonic()
+        holders = (self._records.get(lease.binding) for lease in taken if lease.binding)
+        if any(holder and _gives_up_its_port(holder) for holder in holders):
+            self._waiting[binding.id] = (binding.app, now)  # its host is at work and will answer or fail
+        since = self._waiting.setdefault(binding.id, (binding.app, now))[1]
+        left = since + self._seat_wait_s - now
         if left > 0:
             reason = f"all {allowed} seats of {binding.app} are taken; waits for one"
             raise Retryable(reason, left)
+
+
+def _gives_up_its_port(holder: Binding) -> bool:
+    """Whether a seat's holder leaves and its host has neither confirmed that nor failed yet."""
+    return holder.departing and not holder.sink(NETWORK).settled
