@@ -34,7 +34,7 @@ from mooring.lb.checker import Checker
 from mooring.lb.desk import Desk, Flight
 from mooring.lb.haproxy_render import HaproxySettings, Rendering, render
 from mooring.lb.haproxy_runtime import Cli, Info, ReloadFailed, Runtime, ServerKey, SocketAway
-from mooring.lb.listeners import foreign_ports
+from mooring.lb.listeners import refuse_taken_ports
 from mooring.lb.model import Service, ServiceKey, server_name, service_name
 from mooring.lb.offenders import offenders
 
@@ -154,25 +154,13 @@ class HaproxySink:
             self._remember(flight.table.services)
             return None
         await self._screen(flight)
-        await self._refuse_taken_ports(flight, info)
+        await refuse_taken_ports(flight, info.pid, "haproxy")
         trouble = await self._reload(info, stored)
         if trouble is not None and flight.reject(self._newcomers(flight, trouble), bar=False):
             trouble = await self._reload(info, stored)
         if trouble is None:
             self._remember(flight.table.services)
         return trouble
-
-    async def _refuse_taken_ports(self, flight: Flight, info: Info) -> None:
-        taken = await asyncio.to_thread(foreign_ports, info.pid, "haproxy")
-        flight.reject(
-            {
-                service.key: RetryAfter(
-                    f"app {service.terms.app}: another process listens on port {service.port} at the balancer"
-                )
-                for service in flight.table.services
-                if service.port in taken
-            }
-        )
 
     def _newcomers(self, flight: Flight, trouble: str) -> dict[ServiceKey, Outcome]:
         return {

@@ -8,7 +8,11 @@ look before we reload, in the network namespace of the balancer, which need not 
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+
+from mooring.core.sink import RetryAfter
+from mooring.lb.desk import Flight
 
 _LISTENING = "0A"
 
@@ -28,6 +32,20 @@ def foreign_ports(pid: int, program: str, proc: Path = Path("/proc")) -> frozens
             if inode not in own:
                 found.add(port)
     return frozenset(found)
+
+
+async def refuse_taken_ports(flight: Flight, pid: int, program: str) -> None:
+    """Take back, for now, the services of a flight whose port another process has."""
+    taken = await asyncio.to_thread(foreign_ports, pid, program)
+    flight.reject(
+        {
+            service.key: RetryAfter(
+                f"app {service.terms.app}: another process listens on port {service.port} at the balancer"
+            )
+            for service in flight.table.services
+            if service.port in taken
+        }
+    )
 
 
 def _socket_inodes(directory: Path) -> set[str] | None:

@@ -31,7 +31,7 @@ from mooring.lb import files
 from mooring.lb.checker import Checker
 from mooring.lb.desk import Desk, Flight
 from mooring.lb.generations import CONFIG, Generations
-from mooring.lb.listeners import foreign_ports
+from mooring.lb.listeners import refuse_taken_ports
 from mooring.lb.model import ServiceKey, Table
 from mooring.lb.nginx_process import NginxAway, NginxProcess, ReloadFailed, ensure_directories
 from mooring.lb.nginx_render import NginxSettings, Rendering, render, serves
@@ -133,7 +133,7 @@ class NginxSink:
     async def _bring_up(self, flight: Flight, running: str | None) -> str | None:
         """Make the table live; returns what prevented it, None if nothing did."""
         try:
-            await self._refuse_taken_ports(flight, self._process.master())
+            await refuse_taken_ports(flight, self._process.master(), "nginx")
         except NginxAway as error:
             await self._store(self._render())
             await self._process.remove_stale_socket()
@@ -142,18 +142,6 @@ class NginxSink:
         if trouble is not None and flight.reject(self._newcomers(flight, trouble), bar=False):
             trouble = await self._reload(running)
         return trouble
-
-    async def _refuse_taken_ports(self, flight: Flight, master: int) -> None:
-        taken = await asyncio.to_thread(foreign_ports, master, "nginx")
-        flight.reject(
-            {
-                service.key: RetryAfter(
-                    f"app {service.terms.app}: another process listens on port {service.port} at the balancer"
-                )
-                for service in flight.table.services
-                if service.port in taken
-            }
-        )
 
     def _newcomers(self, flight: Flight, trouble: str) -> dict[ServiceKey, Outcome]:
         return {

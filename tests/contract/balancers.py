@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -173,7 +174,37 @@ class _Process:
         return self._log.read_text()[-2000:] if self._log.exists() else "no log"
 
 
-class HaproxyBench:
+class _RealBench(ABC):
+    """A real balancer, as a process of its own."""
+
+    process: _Process
+    http_port: int
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Start it and wait until it answers."""
+
+    async def stop(self) -> None:
+        await asyncio.to_thread(self.process.stop)
+
+    async def lose(self) -> None:
+        await asyncio.to_thread(self.process.stop, signal.SIGKILL)
+
+    async def restart(self) -> None:
+        await self.stop()
+        await self.start()
+
+    async def get(self, host: str, path: str = "/") -> str | None:
+        return await _fetch(self.http_port, host, path)
+
+    async def get_port(self, port: int) -> str | None:
+        try:
+            return await _fetch(port, "any")
+        except aiohttp.ClientError:
+            return None
+
+
+class HaproxyBench(_RealBench):
     """A real HAProxy in master-worker mode."""
 
     shows_down = True
@@ -216,25 +247,6 @@ class HaproxyBench:
 
         await eventually(answers, f"HAProxy's start ({self.process.describe()})")
 
-    async def stop(self) -> None:
-        await asyncio.to_thread(self.process.stop)
-
-    async def lose(self) -> None:
-        await asyncio.to_thread(self.process.stop, signal.SIGKILL)
-
-    async def restart(self) -> None:
-        await self.stop()
-        await self.start()
-
-    async def get(self, host: str, path: str = "/") -> str | None:
-        return await _fetch(self.http_port, host, path)
-
-    async def get_port(self, port: int) -> str | None:
-        try:
-            return await _fetch(port, "any")
-        except aiohttp.ClientError:
-            return None
-
     async def reloads(self) -> int:
         return parse_processes(await self.master.ask("show proc")).reloads
 
@@ -242,7 +254,7 @@ class HaproxyBench:
         return parse_processes(await self.master.ask("show proc")).workers
 
 
-class NginxBench:
+class NginxBench(_RealBench):
     """A real Nginx with its master in the foreground."""
 
     shows_down = False
@@ -290,25 +302,6 @@ class NginxBench:
                 return False
 
         await eventually(answers, f"Nginx's start ({self.process.describe()})")
-
-    async def stop(self) -> None:
-        await asyncio.to_thread(self.process.stop)
-
-    async def lose(self) -> None:
-        await asyncio.to_thread(self.process.stop, signal.SIGKILL)
-
-    async def restart(self) -> None:
-        await self.stop()
-        await self.start()
-
-    async def get(self, host: str, path: str = "/") -> str | None:
-        return await _fetch(self.http_port, host, path)
-
-    async def get_port(self, port: int) -> str | None:
-        try:
-            return await _fetch(port, "any")
-        except aiohttp.ClientError:
-            return None
 
     async def reloads(self) -> int:
         return max((int(p.name[:8]) for p in (self.settings.root / "generations").glob("0*")), default=0)

@@ -201,7 +201,7 @@ async def test_a_port_of_another_process_is_found_before_the_reload(
 async def test_a_failed_reload_brings_the_old_file_back(
     bench: HaproxyBench, sink: HaproxySink, members: Members, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mooring.lb.haproxy.foreign_ports", lambda *_: frozenset())
+    monkeypatch.setattr("mooring.lb.listeners.foreign_ports", lambda *_: frozenset())
     with socket.create_server(("127.0.0.1", 0)) as stranger:
         taken = msgspec.structs.replace(
             WEB, app="/tcp", mode="tcp", vhosts=(), port=stranger.getsockname()[1]

@@ -147,7 +147,7 @@ async def test_a_port_of_another_process_is_found_before_the_reload(
 async def test_a_reload_without_proof_is_taken_back(
     bench: NginxBench, sink: NginxSink, members: Members, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mooring.lb.nginx.foreign_ports", lambda *_: frozenset())
+    monkeypatch.setattr("mooring.lb.listeners.foreign_ports", lambda *_: frozenset())
     hasty = NginxSink(replace(bench.settings, reload_timeout_s=1.0), SystemClock())
     await hasty.prime({})
     with socket.create_server(("127.0.0.1", 0)) as stranger:
