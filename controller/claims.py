@@ -8,7 +8,7 @@ clients of another one trust.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from mooring.core.errors import LabelRefused
 from mooring.core.labels import Claim, Rules, parse_claim
@@ -29,6 +29,10 @@ class Claims:
     def refusals(self) -> Mapping[AppId, str]:
         """One message for each app whose newest labels were refused."""
         return self._refusals
+
+    def apps(self) -> Collection[AppId]:
+        """The apps whose labels are kept, good or refused."""
+        return self._read.keys()
 
     def of(self, app: App) -> Claim | None:
         """The newest good claim of the app; None if it never had one."""

@@ -111,7 +111,10 @@ async def _build(settings: Settings, observe: bool, stack: AsyncExitStack) -> tu
     stack.push_async_callback(hosts.close)
     found = await survey(hosts, names)
     session = await stack.enter_async_context(aiohttp.ClientSession(trust_env=False))
-    sinks = [*host_sinks(hosts, names), *edge_sinks(settings, store, session, clock)]
+    sinks = [
+        *host_sinks(hosts, names, settings.ansible.interface),
+        *edge_sinks(settings, store, session, clock),
+    ]
     hosts.epoch = Epoch(max(contents.epoch, found.epoch, *[await newest_epoch(sink) for sink in sinks]) + 1)
     await store.begin(hosts.epoch)
     policy: list[Sink] = [Rehearsal(sink) for sink in sinks] if observe else sinks
@@ -227,17 +230,23 @@ async def _work_until(stop: asyncio.Event, engine: Engine, ground: Ground, stack
 
 
 async def _hear_all_hosts(engine: Engine, ground: Ground) -> None:
-    """With a fresh store nothing is given out until every host has said what it has."""
-    if not ground.rebuild:
-        return
-    while ground.found.silent:
+    """With a fresh store nothing is given out until every host has said what it has, and it is stored."""
+    while ground.rebuild:
+        try:
+            await adopt(engine.records, ground.found, engine.clock)
+            if not ground.found.silent:
+                await engine.records.commit([PutFlag(_REBUILD, None)])
+                ground.rebuild = False
+                engine.seats.open()
+                return
+        except Retryable as error:
+            log.warning("not adopted yet", reason=str(error))
+            await engine.clock.sleep(_ASK_AGAIN_S)
+            continue
         reasons = "; ".join(f"{host}: {reason}" for host, reason in sorted(ground.found.silent.items()))
         engine.seats.close(f"the store is new and not all hosts have answered: {reasons}")
         await engine.clock.sleep(_ASK_AGAIN_S)
         ground.found = await survey(ground.hosts, sorted(ground.found.silent))
-        await adopt(engine.records, ground.found, engine.clock)
-    await engine.records.commit([PutFlag(_REBUILD, None)])
-    engine.seats.open()
 
 
 async def check(settings: Settings) -> list[tuple[str, bool, str]]:
@@ -261,7 +270,7 @@ async def _sinks_to_check(settings: Settings, stack: AsyncExitStack) -> Sequence
     blank = MemoryStore()  # the real one belongs to the daemon that may be running
     await blank.open()
     return [
-        host_sinks(Hosts(runner, clock, NO_EPOCH), names)[0],
+        host_sinks(Hosts(runner, clock, NO_EPOCH), names, settings.ansible.interface)[0],
         *edge_sinks(settings, blank, session, clock),
     ]
 

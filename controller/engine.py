@@ -28,6 +28,7 @@ from mooring.controller.watch import Watch
 from mooring.controller.workers import Workers
 from mooring.core.batch import Batcher
 from mooring.core.clock import Clock
+from mooring.core.errors import Retryable
 from mooring.core.labels import Rules
 from mooring.core.model import (
     AppId,
@@ -55,6 +56,7 @@ from mooring.portal.metrics import Metrics
 log = structlog.get_logger(__name__)
 
 _PAUSED = "paused:"
+_STORE_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +116,19 @@ class Engine:
             stored_keys=lambda: [binding.id for binding in records.all()],
             snapshot_ended=self.metrics.snapshot_taken,
         )
-        self.janitor = Janitor(records, self.view, self.clock, self.claims.forget)
+        self.janitor = Janitor(records, self.view, self.clock, self.claims.apps, self.claims.forget)
         self.report = Report(
-            self.view, records, self.claims, self.reconciler, self.overview, self.readiness, self.vitals
+            self.view,
+            records,
+            self.claims,
+            self.reconciler,
+            self.overview,
+            self.readiness,
+            self.vitals,
+            tuple(self.batchers),
         )
         records.on_change = self._binding_changed
-        self.view.restore(_as_last_seen(binding) for binding in records.all() if "~" not in binding.id)
+        self.view.restore(_as_last_seen(binding) for binding in records.all() if not _is_left(binding))
 
     def _make_reconciler(self) -> Reconciler:
         wiring = {pool.name: _wiring(pool.name, self.records.book.pools) for pool in self.records.book.pools}
@@ -153,11 +162,19 @@ class Engine:
     async def work(self) -> None:
         """Wait for the first snapshot, then work until the queue is closed."""
         await self.watch.complete.wait()
-        framework = self._outside.marathon.framework
-        if framework and self.records.flags.get("framework") != framework:
-            await self.records.commit([PutFlag("framework", framework)])
+        await self._remember_framework()
         log.info("view complete", apps=len(self.view.apps()), instances=len(self.view.instances()))
         await self.workers.run()
+
+    async def _remember_framework(self) -> None:
+        """Another Marathon at the same endpoint must not be taken for ours, also after a restart."""
+        framework = self._outside.marathon.framework
+        while framework and self.records.flags.get("framework") != framework:
+            try:
+                await self.records.commit([PutFlag("framework", framework)])
+            except Retryable as error:
+                log.warning("the framework's id is not stored yet", reason=str(error))
+                await self.clock.sleep(_STORE_AGAIN_S)
 
     async def close(self) -> None:
         """Let what is in the air land; nothing new takes off."""
@@ -257,11 +274,21 @@ class Engine:
         """Somebody's dependents may have to be told."""
         newest = after or before
         assert newest is not None
+        if before is None:
+            self._take_up(newest)
         if _as_member(before) == _as_member(after):
             return
         for app in self.claims.dependents(newest.app):
             for binding in self.records.of_app(app):
                 self.queue.add(binding.id)
+
+    def _take_up(self, binding: Binding) -> None:
+        """A port found on a host may be all that is known of its instance: Marathon's word is awaited."""
+        if _is_left(binding):
+            self.queue.add(binding.id)
+        elif self.view.instance(binding.instance) is None:
+            self.view.restore([_as_last_seen(binding)])
+            self.queue.add(binding.id)
 
     def _host_resolved(self, host: HostName) -> None:
         for binding in self.records.all():
@@ -283,6 +310,11 @@ def _wiring(name: PoolName, pools: Pools) -> Wiring:
     pool = pools.named(name)
     gateway = str(pool.gateway) if pool.gateway else None
     return Wiring(pool.network.prefixlen, gateway, pool.vlan, pool.mtu, pool.routes)
+
+
+def _is_left(binding: Binding) -> bool:
+    """Whether it stands for what an instance left on a lost host, not for the instance."""
+    return "~" in binding.id
 
 
 def _as_last_seen(binding: Binding) -> Instance:

@@ -316,10 +316,12 @@ def decode(frame: Frame) -> Event | None:
     if kind not in _DECODERS and kind not in IGNORED:
         kind = _kind_of(frame.data, kind)  # a sender that left the type out of the envelope
     decoder = _DECODERS.get(kind)
-    if decoder is None:
-        return None
     try:
-        return decoder.decode(frame.data).fact()
+        if decoder is not None:
+            return decoder.decode(frame.data).fact()
+        if kind not in IGNORED:
+            _SYNTAX.decode(frame.data)  # a type we do not know may be ignored, rubbish may not
+        return None
     except msgspec.ValidationError as error:
         raise EventUnreadable("shape", kind, str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

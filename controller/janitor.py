@@ -1,4 +1,4 @@
-"""What time alone changes: cooled addresses become free, empty seats of deleted apps cool.
+"""What time alone changes: cooled addresses become free, empty seats of deleted apps cool, their labels go.
 
 Runs at a fixed beat.  An app counts as deleted only while the view is complete and its brake is off, since
 the absence of an app from one reply proves little; its addresses then still cool for their full time.
@@ -6,12 +6,13 @@ the absence of an app from one reply proves little; its addresses then still coo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import structlog
 
 from mooring.controller.view import View
 from mooring.core.clock import Clock
+from mooring.core.errors import Retryable
 from mooring.core.model import AppId, LeaseState
 from mooring.core.store import Write
 from mooring.handlers.records import Records
@@ -25,12 +26,18 @@ class Janitor:
     """Keeps the lease book tidy."""
 
     def __init__(
-        self, records: Records, view: View, clock: Clock, forget_app: Callable[[AppId], None]
+        self,
+        records: Records,
+        view: View,
+        clock: Clock,
+        claimed: Callable[[], Iterable[AppId]],
+        forget_app: Callable[[AppId], None],
     ) -> None:
-        """`forget_app` is told of every app that has no trace left."""
+        """`claimed` tells whose labels are kept; `forget_app` is told of every app that has no trace left."""
         self._records = records
         self._view = view
         self._clock = clock
+        self._claimed = claimed
         self._forget_app = forget_app
 
     async def run(self) -> None:
@@ -39,6 +46,8 @@ class Janitor:
             await self._clock.sleep(BEAT_S)
             try:
                 await self.tidy()
+            except Retryable as error:
+                log.warning("not tidied up", reason=str(error))
             except Exception as error:
                 # The next beat tries again; an exception here must not end the daemon.
                 log.exception("tidying up failed", error=str(error))
@@ -63,4 +72,5 @@ class Janitor:
             for lease in self._records.book.leases()
             if lease.state is LeaseState.IDLE and lease.app is not None
         }
-        return {app for app in idle - known if not self._records.of_app(app)}
+        gone = (idle | set(self._claimed())) - known
+        return {app for app in gone if not self._records.of_app(app)}

@@ -190,6 +190,8 @@ class Reconciler:
             if moved:
                 return Verdict(True, 0.0)
         if bound.departing and bound.settled:
+            if self._kills.still_leads_there(bound):
+                return Verdict(True, None, f"{bound.address} is still shown for {bound.instance}")
             await self._let_go(bound)
             return Verdict()
         if walk.retry is not None:

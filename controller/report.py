@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from mooring.controller.claims import Claims
 from mooring.controller.reconcile import Reconciler
@@ -36,6 +36,7 @@ class Report:
         overview: Callable[[], Overview],
         readiness: Callable[[], Sequence[str]],
         vitals: Callable[[Mapping[str, int]], Vitals],
+        sinks: Collection[str],
     ) -> None:
         """The three callables know the daemon's running parts; `vitals` is given the unsettled sinks."""
         self._view = view
@@ -45,6 +46,7 @@ class Report:
         self.overview = overview
         self.readiness = readiness
         self._vitals = vitals
+        self._sinks = sinks
 
     def instances(self) -> Sequence[InstanceRow]:
         rows = [self._bound(binding) for binding in self._records.all()]
@@ -69,7 +71,7 @@ class Report:
         return rows
 
     def vitals(self) -> Vitals:
-        unsettled: Counter[str] = Counter()
+        unsettled: Counter[str] = Counter(dict.fromkeys(self._sinks, 0))
         for binding in self._records.all():
             unsettled.update(sink for sink, state in binding.sinks.items() if not state.settled)
         return self._vitals(unsettled)

@@ -26,9 +26,13 @@ from mooring.lb.nginx import NginxSink
 log = structlog.get_logger(__name__)
 
 
-def host_sinks(hosts: Hosts, inventory: Sequence[str]) -> list[Sink]:
+def host_sinks(hosts: Hosts, inventory: Sequence[str], interface: str) -> list[Sink]:
     """What lives on the agents."""
-    return [NetworkSink(hosts, inventory), ProbeSink(hosts, inventory), FilesSink(hosts, inventory)]
+    return [
+        NetworkSink(hosts, inventory, interface),
+        ProbeSink(hosts, inventory),
+        FilesSink(hosts, inventory),
+    ]
 
 
 def edge_sinks(settings: Settings, store: Store, session: aiohttp.ClientSession, clock: Clock) -> list[Sink]:

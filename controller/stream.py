@@ -186,6 +186,7 @@ class StreamReader:
             if framer.skipped > skipped:
                 self.oversized += framer.skipped - skipped
                 skipped = framer.skipped
+                log.warning("event skipped", reason="oversized", limit=self._pace.event_limit)
                 self._listener.lost("oversized")
         return "closed by the other side"
 

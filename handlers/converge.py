@@ -7,9 +7,11 @@ that nobody is ever sent to something that is no longer there.
     in:   network -> names, ledger, webhook, probe, files -> haproxy, nginx -> app_names
     out:  app_names -> haproxy, nginx -> names -> network -> ledger, webhook
 
-On the way in a sink waits until those before it are settled.  On the way out it waits only until those
-before it have been tried: a name server that is down must not keep a dead container's port on the switch.
-(The address is nevertheless not given back before all of them are settled; see `kill`.)
+On the way in a sink waits until those before it are settled; only what it still shows of a seat that the
+binding has left goes at once, since that seat's address is given back when nothing leads there any more.
+On the way out it waits only until those before it have been tried: a name server that is down must not
+keep a dead container's port on the switch.  (The address is nevertheless not given back before all of them
+are settled; see `kill`.)
 
 `next_steps` is pure.  `Converger.settle` asks it again after every outcome, with freshly computed wants,
 so whatever happens to the instance meanwhile changes the walk at the next step.
@@ -24,7 +26,7 @@ from dataclasses import dataclass, field
 from mooring.core.batch import Batcher
 from mooring.core.model import Binding, Epoch, SinkName, SinkState
 from mooring.core.sink import Change, Done, NotPossible, Outcome, RetryAfter
-from mooring.core.specs import MemberSpec, PortSpec, Spec
+from mooring.core.specs import ItemSpec, MemberSpec, NameSpec, PortSpec, Spec
 from mooring.handlers.records import Records
 from mooring.handlers.wants import (
     APP_NAMES,
@@ -86,11 +88,15 @@ def next_steps(
     binding: Binding, sinks: Collection[SinkName], failed: Collection[SinkName], epoch: Epoch
 ) -> list[Step]:
     """The changes that may be made now. `sinks`: those that exist; `failed`: those that had their try."""
-    return [
-        _step(name, binding, epoch)
-        for name in sinks
-        if not binding.sink(name).settled and name not in failed and _may_move(name, binding, failed)
-    ]
+    steps: list[Step] = []
+    for name in sinks:
+        if binding.sink(name).settled or name in failed:
+            continue
+        if _may_move(name, binding, failed):
+            steps.append(_step(name, binding, epoch))
+        elif stale := _of_another_seat(binding, name):
+            steps.append(_undo(name, binding, stale, epoch))
+    return steps
 
 
 def _may_move(name: SinkName, binding: Binding, failed: Collection[SinkName]) -> bool:
@@ -111,8 +117,23 @@ def _step(name: SinkName, binding: Binding, epoch: Epoch) -> Step:
     state = binding.sink(name)
     elsewhere = _on_another_host(state)
     if elsewhere:
-        return Step(name, Change(binding.id, None, elsewhere, state.generation, epoch), final=False)
+        return _undo(name, binding, elsewhere, epoch)
     return Step(name, Change(binding.id, state.wanted, state.shown, state.generation, epoch))
+
+
+def _undo(name: SinkName, binding: Binding, specs: tuple[Spec, ...], epoch: Epoch) -> Step:
+    change = Change(binding.id, None, specs, binding.sink(name).generation, epoch)
+    return Step(name, change, final=False)
+
+
+def _of_another_seat(binding: Binding, name: SinkName) -> tuple[Spec, ...]:
+    """What still leads to an address that the binding has left; it need not wait for the new port."""
+    shown = binding.sink(name).shown
+    return tuple(
+        spec
+        for spec in shown
+        if isinstance(spec, NameSpec | ItemSpec) and spec.address not in (None, binding.address)
+    )
 
 
 def _after(state: SinkState, step: Step) -> SinkState:

@@ -116,6 +116,11 @@ class NetworkSink(_HostSink):
 
     name = NETWORK
 
+    def __init__(self, hosts: Hosts, inventory: Sequence[str], interface: str = "eth0") -> None:
+        """`interface`: what the port is called inside the containers."""
+        super().__init__(hosts, inventory)
+        self._interface = interface
+
     async def observe(self) -> Mapping[str, Spec]:
         found: dict[str, Spec] = {}
         for host in self._inventory:
@@ -125,7 +130,7 @@ class NetworkSink(_HostSink):
 
     def _operations(self, change: Change) -> list[Operation]:
         if isinstance(change.wanted, PortSpec):
-            return [_attach(change.binding, change.wanted)]
+            return [_attach(change.binding, change.wanted, self._interface)]
         ports = [spec for spec in change.was if isinstance(spec, PortSpec)]
         # A port is found by instance and address; its container may be long gone.
         unique = {(spec.instance, spec.address): spec for spec in ports}
@@ -207,7 +212,7 @@ def newest_epoch(answer: Answer) -> Epoch:
     return Epoch(max(int(epoch or 0) for epoch in seen))
 
 
-def _attach(binding: BindingId, wanted: PortSpec) -> Operation:
+def _attach(binding: BindingId, wanted: PortSpec, interface: str) -> Operation:
     return {
         "op": "attach",
         "id": binding,
@@ -222,6 +227,7 @@ def _attach(binding: BindingId, wanted: PortSpec) -> Operation:
         "vlan": wanted.vlan,
         "mtu": wanted.mtu,
         "generation": wanted.lease_generation,
+        "interface": interface,
     }
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from mooring.core.clock import Clock
 from mooring.core.model import Binding, LeaseState
+from mooring.core.specs import MemberSpec, Spec
 from mooring.core.store import DropBinding, Write
 from mooring.handlers.records import Records
 from mooring.handlers.wants import NETWORK, nothing
@@ -45,6 +46,20 @@ class Kills:
             writes = self._records.book.plan_strand(binding.address, self._clock.now(), reason)
             await self._records.commit(writes)
 
+    def still_leads_there(self, binding: Binding) -> bool:
+        """Whether a binding that moved to another seat still shows this one's address anywhere.
+
+        What was left behind on a lost host may be undone before the instance itself has caught up: its
+        names and members lead to the old address until then.
+        """
+        return binding.address is not None and any(
+            _leads_to(spec, binding.address)
+            for other in self._records.of_app(binding.app)
+            if other.id != binding.id and other.address != binding.address
+            for state in other.sinks.values()
+            for spec in (state.wanted, *state.shown)
+        )
+
     async def finish(self, binding: Binding, keep_seat: bool, reason: str) -> None:
         """Everything is undone: give the address back and forget the binding, in one transaction."""
         assert binding.departing
@@ -60,3 +75,9 @@ class Kills:
                     binding=binding.id,
                 )
             await self._records.commit(writes)
+
+
+def _leads_to(spec: Spec | None, address: str) -> bool:
+    if isinstance(spec, MemberSpec):
+        return any(endpoint.address == address for endpoint in spec.endpoints)
+    return getattr(spec, "address", None) == address

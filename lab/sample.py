@@ -44,7 +44,6 @@ def app(
                 "path": "/health",
                 "portIndex": 0,
                 "delaySeconds": 0,  # Marathon would wait 15 s before its first look
-                "delaySeconds": 0,
                 "gracePeriodSeconds": 30,
                 "intervalSeconds": 1,
                 "timeoutSeconds": 2,

@@ -1,0 +1,226 @@
+"""What must hold, asked of the switches, the name server and the balancers themselves.
+
+`at_every_step` holds whatever goes wrong; it is asked after every effect that lands anywhere.  `when_calm`
+holds some time after things stopped going wrong: everything Marathon runs is shown everywhere, and nothing
+else is.  Both return what is wrong in words; none means all is well.
+
+The lease book is consulted for one question only: whether the address on a switch is in the hand of the
+instance that it is given to.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from mooring.core.errors import LabelRefused
+from mooring.core.labels import Claim, Rules, parse_claim
+from mooring.core.model import App, AppId, Lease, LeaseState, Port
+from mooring.dns.naming import app_name, reverse_name, seat_name
+from mooring.handlers.memory_hosts import MemoryHost, MemoryPort
+from mooring.ipam.book import LeaseBook
+from tests.sim.marathon import PORT, SimApp, SimInstance
+from tests.sim.world import ZONE, World
+
+_IN_HAND = (LeaseState.BOUND, LeaseState.STRANDED)
+
+
+def at_every_step(world: World, book: LeaseBook | None) -> Iterator[str]:
+    """What is wrong right now."""
+    held: dict[str, list[tuple[MemoryHost, MemoryPort]]] = defaultdict(list)
+    for host in world.agents.hosts.values():
+        for port in host.ports.values():
+            held[port.address].append((host, port))
+    for address, places in held.items():
+        if len(places) > 1:
+            where = ", ".join(f"{port.task} on {host.name}" for host, port in places)
+            yield f"{address} is on several ports: {where}"
+    if book is None:
+        return
+    for address, places in held.items():
+        lease = book.by_address(address)
+        for host, port in places:
+            if lease is None or lease.state not in _IN_HAND or _instance(lease) != port.instance:
+                yield f"{address} has a port for {port.task} on {host.name}, but its lease is {_told(lease)}"
+    yield from _astray(world, book)
+
+
+def _astray(world: World, book: LeaseBook) -> Iterator[str]:
+    """Names and members that lead to an address which its app does not hold."""
+    for name, addresses in world.names().items():
+        for address in addresses:
+            lease = book.by_address(address)
+            if address.startswith("10.64.") and (lease is None or lease.state not in _IN_HAND):
+                yield f"the name {name} leads to {address}, whose lease is {_told(lease)}"
+    for balancer, proxy in world.proxies.items():
+        for spec in proxy.members.values():
+            for endpoint in spec.endpoints:
+                lease = book.by_address(endpoint.address)
+                if spec.state != "up" or not endpoint.address.startswith("10.64."):
+                    continue
+                if lease is None or lease.state not in _IN_HAND or lease.app != endpoint.service.app:
+                    yield f"{balancer} sends {endpoint.service.app} to {endpoint.address}: {_told(lease)}"
+
+
+def _instance(lease: Lease) -> str:
+    return (lease.binding or "").partition("~")[0]
+
+
+def _told(lease: Lease | None) -> str:
+    return "free" if lease is None else f"{lease.state} for {lease.binding or lease.app}"
+
+
+@dataclass
+class Expected:
+    """What shall stand in each sink."""
+
+    ports: set[tuple[str, str, str]] = field(default_factory=set)  # host, task, address
+    seats: dict[str, str] = field(default_factory=dict)  # name: address
+    shared: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    pointers: dict[str, str] = field(default_factory=dict)
+    up: set[tuple[str, int]] = field(default_factory=set)
+    items: dict[str, tuple[str, str]] = field(default_factory=dict)  # key: task, status
+
+
+def when_calm(world: World, book: LeaseBook) -> list[str]:
+    """Where the sinks differ from what Marathon runs."""
+    wrong: list[str] = []
+    expected = Expected()
+    for instance in world.marathon.instances.values():
+        if instance.app.id in world.marathon.apps:
+            wrong += _expect(world, book, instance, expected)
+    wrong += _compare(world, expected)
+    wrong += _lease_faults(world, book)
+    return wrong
+
+
+def _expect(world: World, book: LeaseBook, instance: SimInstance, expected: Expected) -> Iterator[str]:
+    claim = claim_of(world.marathon.apps[instance.app.id])
+    if claim is None or instance.host in world.agents.silent:
+        return
+    if instance.condition != "Running" or instance.host is None:
+        yield f"{instance.id} is {instance.condition} on {instance.host}"
+        return
+    status = "live"
+    if claim.pool is None:
+        address, port_number = f"192.0.2.{instance.host[1:]}", instance.host_port
+        expected.items[instance.id] = (instance.task, status)
+    else:
+        port = _port_of(world.agents.hosts[instance.host], instance)
+        if port is None:
+            yield f"{instance.task} has no port on {instance.host}"
+            return
+        address, port_number = port.address, PORT
+        expected.ports.add((instance.host, instance.task, address))
+        seat = seat_name(instance.app.id, port.slot, ZONE)  # type: ignore[arg-type]
+        expected.seats[seat] = address
+        expected.pointers[reverse_name(address)] = seat
+        expected.items[f"{instance.app.id}/{port.slot}"] = (instance.task, status)
+        yield from _bad_lease(book, instance, address)
+        if instance.ready:
+            expected.shared[app_name(AppId(instance.app.id), ZONE)].add(address)
+    if instance.ready and claim.services:
+        expected.up.add((address, port_number))
+    yield from _bad_files(world, claim, instance)
+
+
+def _bad_lease(book: LeaseBook, instance: SimInstance, address: str) -> Iterator[str]:
+    lease = book.by_address(address)
+    if lease is None or (lease.state, lease.binding, lease.host) != (
+        LeaseState.BOUND, instance.id, instance.host,
+    ):  # fmt: skip
+        yield f"{instance.id} has {address}, whose lease is {_told(lease)}"
+
+
+def _bad_files(world: World, claim: Claim, instance: SimInstance) -> Iterator[str]:
+    """Dependency files hold the addresses of the members, one on a line."""
+    assert instance.host is not None
+    container = world.agents.hosts[instance.host].containers[instance.task]
+    for notice in claim.notices:
+        members = {
+            port.address
+            for host in world.agents.hosts.values()
+            for port in host.ports.values()
+            if port.app in notice.sources and port.task in _running(world)
+        }
+        written = container.files.get(notice.path)
+        if written is None or set(written.split()) != members:
+            yield f"{notice.path} in {instance.task} says {written!r} instead of {sorted(members)}"
+
+
+def _running(world: World) -> set[str]:
+    return {one.task for one in world.marathon.instances.values() if one.condition == "Running"}
+
+
+def _port_of(host: MemoryHost, instance: SimInstance) -> MemoryPort | None:
+    return next((port for port in host.ports.values() if port.task == instance.task and host.alive(port)), None)
+
+
+def _compare(world: World, expected: Expected) -> Iterator[str]:
+    awake = [host for host in world.agents.hosts.values() if host.name not in world.agents.silent]
+    lost = {port.address for host in world.agents.hosts.values() if host not in awake
+            for port in host.ports.values()}  # fmt: skip
+    ports = {(host.name, port.task, port.address) for host in awake for port in host.ports.values()}
+    yield from _differences("port", ports, expected.ports)
+    shared_names = {app_name(AppId(app), ZONE) for app in world.marathon.apps}
+    names = {(name, address) for name, addresses in world.names().items() for address in addresses}
+    seats = {pair for pair in names if pair[0] not in shared_names and pair[1] not in lost}
+    yield from _differences("name", seats, set(expected.seats.items()))
+    shared = {(name, address) for name, addresses in expected.shared.items() for address in addresses}
+    yield from _differences("app name", {pair for pair in names if pair[0] in shared_names}, shared)
+    pointers = {(name, value) for name, values in world.pointers().items() for value in values}
+    pointers = {pair for pair in pointers if pair[0] not in {reverse_name(address) for address in lost}}
+    yield from _differences("pointer", pointers, set(expected.pointers.items()))
+    for balancer, proxy in world.proxies.items():
+        up = {(one.address, one.port) for spec in proxy.members.values() if spec.state == "up"
+              for one in spec.endpoints}  # fmt: skip
+        yield from _differences(f"{balancer} member", up, expected.up)
+    items = {key: (item.task, item.status) for key, item in world.inventory.items() if item.status == "live"}
+    yield from _differences("item", set(items.items()), set(expected.items.items()))
+
+
+def _differences(what: str, found: set[object] | set[tuple[str, str]] | set[tuple[str, int]]
+                 | set[tuple[str, str, str]], wanted: object) -> Iterator[str]:  # fmt: skip
+    assert isinstance(wanted, set)
+    for surplus in sorted(map(str, found - wanted)):
+        yield f"{what} {surplus} is there and should not be"
+    for missing in sorted(map(str, wanted - found)):
+        yield f"{what} {missing} should be there and is not"
+
+
+def _lease_faults(world: World, book: LeaseBook) -> Iterator[str]:
+    seats = [(lease.app, lease.slot) for lease in book.leases() if lease.slot is not None]
+    if len(seats) != len(set(seats)):
+        yield f"a seat has several addresses: {sorted(map(str, seats))}"
+    running = {one.id for one in world.marathon.instances.values()}
+    for lease in book.leases():
+        if lease.state is LeaseState.STRANDED and lease.host not in world.agents.silent:
+            yield f"{lease.address} is stranded on {lease.host}, which answers"
+        if lease.state is LeaseState.BOUND and _instance(lease) not in running:
+            yield f"{lease.address} is bound to {lease.binding}, which does not exist"
+
+
+def claim_of(app: SimApp) -> Claim | None:
+    """What the app asks for, read as the daemon reads it; None if its labels are unacceptable."""
+    rules = Rules(pools={"blue": _Anyone(), "green": _Anyone()}, zone=ZONE)  # type: ignore[dict-item]
+    read = App(
+        AppId(app.id), app.instances, app.labels, ports=(Port(PORT, None),), checked=app.checked,
+        minimum_health=app.minimum_health, over_capacity=app.over_capacity,
+    )  # fmt: skip
+    try:
+        return parse_claim(read, rules)
+    except LabelRefused:
+        return None
+
+
+class _Anyone:
+    """A pool rule without conditions."""
+
+    groups: tuple[str, ...] = ()
+
+    def allows(self, app: AppId) -> bool:
+        return True
+
+    def refusal(self, address: object) -> str | None:
+        return None
