@@ -11,6 +11,8 @@ their own: whatever arrived, the same two facts are compared again.
     running                 CREATE      HEALTH             RESTART             RESTART
     killing, unreachable    NOTHING     DRAIN              DRAIN               KILL
     dead                    NOTHING     DRAIN              DRAIN               KILL
+    running, host unknown   NOTHING     HEALTH             DRAIN               KILL
+    running, another host   -           RESTART            RESTART             RESTART
     (observed older than bound)         NOTHING            -                   NOTHING
 
   * CREATE takes a seat for the instance and wires it.
@@ -45,16 +47,21 @@ _WITHOUT_TRAFFIC = frozenset({State.KILLING, State.UNREACHABLE, State.DEAD})
 def decide(observed: Instance | None, bound: Binding | None) -> Decision:
     """The row and column of the table above."""
     if bound is None:
-        return Decision.CREATE if observed and observed.state is State.RUNNING else Decision.NOTHING
+        return Decision.CREATE if observed and _runs_somewhere(observed) else Decision.NOTHING
     if observed is None or observed.state in _LEAVING:
         return Decision.KILL
     if observed.incarnation < bound.incarnation:
         return Decision.NOTHING
-    if observed.state is State.RUNNING:
-        again = observed.incarnation > bound.incarnation or bound.departing
+    if _runs_somewhere(observed):
+        again = observed.incarnation > bound.incarnation or observed.host != bound.host or bound.departing
         return Decision.RESTART if again else Decision.HEALTH
     if bound.departing:
         return Decision.KILL
     if observed.state in _WITHOUT_TRAFFIC or observed.incarnation > bound.incarnation:
         return Decision.DRAIN
     return Decision.HEALTH
+
+
+def _runs_somewhere(observed: Instance) -> bool:
+    """Marathon may report a task before it names its agent; until then there is no host to work on."""
+    return observed.state is State.RUNNING and observed.host is not None

@@ -5,8 +5,9 @@ and never stored.  What *we hold*: `Lease` (an address in somebody's hand) and `
 record of one instance: its seat, and for every sink what it shall show and what it is known to show).
 
 A `SinkState` is the whole of our durability.  `wanted` is stored before any effect, `applied` after the
-effect was confirmed.  When `wanted` changes while an earlier one is unconfirmed, the earlier one moves
-to `residue`: it may or may not be out there, and must be undone before the sink counts as settled.
+effect was confirmed.  When `wanted` changes while an earlier one is unconfirmed, what is no longer certain
+moves to `residue`: an earlier wish that may be out there, or, when the earlier wish was to show nothing, what
+may be gone already.  A sink with residue is not settled: the next change makes it certain again.
 """
 
 from __future__ import annotations
@@ -138,11 +139,13 @@ class SinkState:
         """The state with a new `wanted`; an unconfirmed earlier one becomes residue."""
         if spec == self.wanted:
             return self
-        left = self.residue
-        unconfirmed = self.wanted
-        if unconfirmed is not None and unconfirmed != self.applied and unconfirmed not in left:
-            left = (*left, unconfirmed)
-        return SinkState(spec, self.applied, left, self.generation + 1)
+        applied, left = self.applied, self.residue
+        if self.wanted is None and applied is not None:
+            # Its removal was wanted and may have happened: it is no longer known to stand there.
+            applied, left = None, (applied, *left)
+        elif self.wanted is not None and self.wanted != applied and self.wanted not in left:
+            left = (*left, self.wanted)
+        return SinkState(spec, applied, left, self.generation + 1)
 
     def confirmed(self, generation: int, spec: Spec | None) -> SinkState:
         """The state after an effect that showed `spec` was read back.

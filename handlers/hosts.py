@@ -132,10 +132,17 @@ class NetworkSink(_HostSink):
         if isinstance(change.wanted, PortSpec):
             return [_attach(change.binding, change.wanted, self._interface)]
         ports = [spec for spec in change.was if isinstance(spec, PortSpec)]
-        # A port is found by instance and address; its container may be long gone.
-        unique = {(spec.instance, spec.address): spec for spec in ports}
+        # A port is found by instance and address, its container may be long gone.  The task is named as well:
+        # the instance may live on this very host again, in another seat, and that port must stay.
+        unique = {(spec.instance, spec.address, spec.task): spec for spec in ports}
         return [
-            {"op": "detach", "id": change.binding, "instance": spec.instance, "address": spec.address}
+            {
+                "op": "detach",
+                "id": change.binding,
+                "instance": spec.instance,
+                "address": spec.address,
+                "task_id": spec.task,
+            }
             for spec in unique.values()
         ]
 

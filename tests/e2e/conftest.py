@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Generator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,7 +25,9 @@ from mooring.lab.proofs import eventually
 from mooring.lab.sample import Operator
 
 HERE = Path(__file__).parent
+PLAN = LabPlan("test", DEFAULT_PARENT / "test", 26000)
 CLEAN_WITHIN_S = 90.0
+_LOG_TAIL = 60  # lines
 _ENDS_WITHIN_S = 5.0
 
 
@@ -40,17 +42,29 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.timeout(240))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the end of the daemon's log with every failure: the lab is gone when somebody reads of it."""
+    report = yield
+    log = supervise.log_file(PLAN, background.NAME)
+    if report.failed and HERE in item.path.parents and log.exists():
+        lines = log.read_text(errors="replace").splitlines()[-_LOG_TAIL:]
+        report.sections.append(("the daemon's log", "\n".join(lines)))
+    return report
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def plan() -> AsyncIterator[LabPlan]:
     """A lab that is up."""
-    made = LabPlan("test", DEFAULT_PARENT / "test", 26000)
-    lifecycle.down(made)
+    lifecycle.down(PLAN)
     try:
-        await lifecycle.up(made)
-        yield made
-        await _end_gently(made)
+        await lifecycle.up(PLAN)
+        yield PLAN
+        await _end_gently(PLAN)
     finally:
-        lifecycle.down(made)
+        lifecycle.down(PLAN)
 
 
 async def _end_gently(plan: LabPlan) -> None:

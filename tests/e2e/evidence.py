@@ -197,17 +197,3 @@ def log_lines(plan: LabPlan, since: int = 0) -> list[dict[str, Any]]:
 def log_size(plan: LabPlan) -> int:
     """Bytes logged so far, to read on from here later."""
     return supervise.log_file(plan, "mooring").stat().st_size
-
-
-# -- processes
-
-
-def marked_processes(plan: LabPlan, word: str) -> list[str]:
-    """Command lines of the lab's live processes in which a word occurs."""
-    found = []
-    for pid in supervise.find_all(plan):
-        with suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:  # it may have ended
-            line = file.read().replace(b"\0", b" ").decode(errors="replace")
-            if word in line:
-                found.append(f"{pid} {line.strip()}")
-    return found

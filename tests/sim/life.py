@@ -130,7 +130,11 @@ class Life:
         names = sorted(world.agents.hosts)
         hosts = Hosts(Plays(self), world.clock, contents.epoch)
         found = await survey(hosts, names)
-        sinks = [*host_sinks(hosts, names, settings.ansible.interface), Ledger(store, world.clock), *self._edges()]
+        sinks = [
+            *host_sinks(hosts, names, settings.ansible.interface),
+            Ledger(store, world.clock),
+            *self._edges(),
+        ]
         seen = [await newest_epoch(sink) for sink in sinks]
         self.epoch = hosts.epoch = Epoch(max(contents.epoch, found.epoch, *seen) + 1)
         await store.begin(self.epoch)

@@ -3,7 +3,7 @@
 It keeps apps and instances as Marathon 1.8+ does: an instance keeps its id over self-healing and raises its
 incarnation; a rolling replacement starts new ids within the upgrade strategy's limits; a lost agent makes its
 instances unreachable, replaces them or declares them gone.  What happens is published as frames in Marathon's
-own wire form, and the listing is made of the same JSON that Marathon sends, so the daemon's decoders work on it.
+own wire form, and listings are made of the JSON that Marathon sends, so the daemon's decoders work on them.
 
 State changes and their events are one step; what lies between two steps takes a seeded time.
 """
@@ -309,7 +309,11 @@ class SimMarathon:
             instance.host_port = self._chance.randint(31000, 31999)
             self._say(instance, "Provisioned")
             await self._wait(0.05, 1.0)
-            if instance.host in self._agents.silent or instance.condition != "Provisioned":
+            if instance.condition != "Provisioned":
+                return
+            if instance.host in self._agents.silent:
+                self._ended(instance, "Failed")
+                instance.incarnation += 1
                 continue
             self._agents.place(instance.host, instance.task, listens=(PORT,))
             self._say(instance, "Running", "TASK_RUNNING")
@@ -375,8 +379,14 @@ class SimMarathon:
         self._emit_condition(instance)
 
     def _emit_condition(self, instance: SimInstance) -> None:
-        self._emit("instance_changed_event", instanceId=instance.id, condition=instance.condition,
-                   runSpecId=instance.app.id, host=instance.host, runSpecVersion=instance.version)  # fmt: skip
+        self._emit(
+            "instance_changed_event",
+            instanceId=instance.id,
+            condition=instance.condition,
+            runSpecId=instance.app.id,
+            host=instance.host,
+            runSpecVersion=instance.version,
+        )
 
     def _announce(self, action: str, app: str, kind: str = "deployment_info") -> None:
         steps = [{"actions": [{"action": action, "app": app}]}]
@@ -393,7 +403,7 @@ class SimMarathon:
     def _app_json(self, app: SimApp) -> dict[str, Any]:
         return {
             "id": app.id, "instances": app.instances, "labels": app.labels, "version": app.version,
-            "networks": [{"mode": "container", "name": "none"} if app.pooled else {"mode": "container/bridge"}],
+            "networks": [{"mode": "container" if app.pooled else "container/bridge"}],
             "container": {"portMappings": [{"containerPort": PORT, "servicePort": 0, "protocol": "tcp"}]},
             "healthChecks": [{}] if app.checked else [],
             "upgradeStrategy": {"minimumHealthCapacity": app.minimum_health,

@@ -1,8 +1,8 @@
 """A story: a world, a row of daemons, and what people and chance do to them for a while.
 
-    chaos    random operations, faults of a seeded strength, daemons killed at seeded steps
-    calm     no more faults; everything must come to stand as Marathon says, within `SETTLES_S`
-    quiet    nothing happens any more, so nothing may be done any more
+chaos    random operations, faults of a seeded strength, daemons killed at seeded steps
+calm     no more faults; everything must come to stand as Marathon says, within `SETTLES_S`
+quiet    nothing happens any more, so nothing may be done any more
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from tests.sim.world import Violation, World
 
 HOSTS = ("h1", "h2", "h3")
 CHAOS_S = 90.0
+RESTS_S = 900.0
 SETTLES_S = 240.0
 QUIET_S = 70.0  # more than two snapshots
 _LOOK_S = 0.5
@@ -98,7 +99,12 @@ class Story:
             raise Violation("; ".join([*self.world.broken, *self.defects][:5]))
 
     async def settles(self, within_s: float = SETTLES_S) -> float:
-        """Wait until everything stands as it shall; the seconds it took."""
+        """Wait until everything stands as it shall; the seconds it took after Marathon came to rest."""
+        begun = self.clock.monotonic()
+        while self._under_way or not self.marathon.at_rest():
+            if self.clock.monotonic() - begun > RESTS_S:
+                raise Violation("Marathon does not come to rest: correct the simulation")
+            await self.passes(1.0)
         begun = self.clock.monotonic()
         while True:
             self._act_as_operator()
@@ -164,11 +170,16 @@ class Story:
         self.may_die = False
         if self.life is not None:
             self.life.die_at = None
-        stay_lost = self.chance.random() < 0.25
+        stay_lost = self.chance.random() < 0.25 and self._gives_out()
         for host in sorted(self.world.agents.silent)[1 if stay_lost else 0 :]:
             await self.marathon.back(host, rebooted=self.chance.random() < 0.3)
         if self.chance.random() < 0.3 and self.life is not None:
             self.life.kill()
+
+    def _gives_out(self) -> bool:
+        """Whether the daemon may do without the hosts that are lost: with a new store it may not."""
+        engine = self.life.engine if self.life else None
+        return engine is not None and engine.seats.closed is None
 
     def _set_faults(self) -> None:
         strength = self.chance.choice((0.0, 0.05, 0.2, 0.4))

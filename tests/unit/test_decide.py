@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from mooring.controller.decide import Decision, decide
@@ -48,6 +50,17 @@ def test_every_cell(state: State | None) -> None:
     observed = instance(state) if state else None
     columns = (None, binding(2), binding(1), binding(2, departing=True))
     assert tuple(decide(observed, bound) for bound in columns) == TABLE[state]
+
+
+def test_without_a_host_a_running_instance_is_one_that_starts() -> None:
+    observed = replace(instance(State.RUNNING), host=None)
+    columns = (None, binding(2), binding(1), binding(2, departing=True))
+    assert tuple(decide(observed, bound) for bound in columns) == TABLE[State.STARTING]
+
+
+def test_the_same_incarnation_on_another_host_has_moved() -> None:
+    observed = replace(instance(State.RUNNING), host=HostName("elsewhere"))
+    assert decide(observed, binding(2)) is R
 
 
 def test_every_state_has_a_row() -> None:
