@@ -31,10 +31,12 @@ from mooring.core.model import (
     HostName,
     InstanceId,
     PoolName,
+    SinkName,
     SinkState,
     TaskId,
 )
-from mooring.core.specs import PortSpec
+from mooring.core.sink import Sink
+from mooring.core.specs import NameSpec, PortSpec, SharedNameSpec
 from mooring.core.store import NO_EPOCH, PutBinding
 from mooring.handlers.hosts import Hosts, newest_epoch, port_marks
 from mooring.handlers.records import Records
@@ -45,6 +47,7 @@ from mooring.ipam.errors import AddressTaken
 log = structlog.get_logger(__name__)
 
 _INCARNATION_AFTER = "._app."
+_UNKNOWN_APP = AppId("(unknown)")  # a name does not tell which app it was for
 _POOL_OF_ADDRESS = PoolName("")  # the book takes the pool that contains the address
 
 
@@ -57,9 +60,10 @@ class Survey:
     silent: dict[str, str] = field(default_factory=dict)  # host: why
 
 
-async def survey(hosts: Hosts, names: Sequence[str]) -> Survey:
-    """Ask all hosts at once; none can hold up the others."""
-    answers = await asyncio.gather(*map(hosts.marks, names), return_exceptions=True)
+async def survey(hosts: Hosts, names: Sequence[str], *, fence: bool = False) -> Survey:
+    """Ask all hosts at once; none can hold up the others. `fence`: refuse older daemons from now on."""
+    asked = (hosts.marks(name, fence=fence) for name in names)
+    answers = await asyncio.gather(*asked, return_exceptions=True)
     found = Survey()
     for name, answer in zip(names, answers, strict=True):
         if isinstance(answer, Mapping) and answer.get("status") == "done":
@@ -131,4 +135,40 @@ def _record_for(records: Records, spec: PortSpec) -> Binding:
         incarnation=int(incarnation) if incarnation.isdigit() else 1,
         task=TaskId(spec.task),
         host=HostName(spec.host),
+    )
+
+
+async def quarantine_named(records: Records, sinks: Sequence[Sink], clock: Clock) -> None:
+    """Addresses that only a name of ours still leads to: let them cool, and have those names removed."""
+    for sink in sinks:
+        for spec in (await sink.observe()).values():
+            if not isinstance(spec, NameSpec | SharedNameSpec) or records.book.by_address(spec.address):
+                continue
+            async with records.changing():
+                stale = _stale_name(records, sink.name, spec)
+                try:
+                    writes = records.book.plan_quarantine(
+                        spec.address, clock.now(), f"only the name {spec.name} is known of it"
+                    )
+                except Refused as error:  # no pool of ours holds it; the name goes all the same
+                    log.warning("stale name outside the pools", name=spec.name, reason=str(error))
+                    writes = []
+                await records.commit([*writes, PutBinding(stale)])
+            log.info("stale name", name=spec.name, address=spec.address)
+
+
+def _stale_name(records: Records, sink: SinkName, spec: NameSpec | SharedNameSpec) -> Binding:
+    """A record with nothing but the name that has to go."""
+    number = 1
+    while records.get(BindingId(f"{spec.name}~{number}")) is not None:
+        number += 1
+    return Binding(
+        id=BindingId(f"{spec.name}~{number}"),
+        app=_UNKNOWN_APP,
+        instance=InstanceId(spec.name),
+        incarnation=1,
+        task=TaskId(spec.name),
+        host=HostName(""),
+        departing=True,
+        sinks={sink: SinkState(None, spec)},
     )

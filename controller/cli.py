@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from mooring.controller.commands.brake import brake
 from mooring.controller.commands.lookups import history, leases, pools
 from mooring.controller.commands.pausing import pause, resume
 from mooring.controller.commands.place import Place
@@ -112,7 +113,7 @@ def version() -> None:
     click.echo(f"mooring {installed_version()}")
 
 
-for command in (run, check, status, leases, pools, history, pause, resume):
+for command in (run, check, status, leases, pools, history, pause, resume, brake):
     main.add_command(command)
 
 

@@ -59,6 +59,9 @@ class Commands(Protocol):
     async def resume(self, app: AppId | None) -> None:
         """End that pause."""
 
+    async def release_brake(self) -> None:
+        """An operator confirms that the held instances are gone. `Refused` while the brake is off."""
+
 
 def policy_of(group: str | None, own_uid: int) -> Policy:
     """Root, `own_uid` and the group's members are admitted. Raises `ConfigRefused` for an unknown group."""
@@ -152,6 +155,7 @@ class ControlServer:
             web.get("/history", self._history),
             web.post("/pause", self._pause),
             web.post("/resume", self._resume),
+            web.post("/brake/release", self._release_brake),
         ])  # fmt: skip
         return app
 
@@ -191,6 +195,10 @@ class ControlServer:
 
     async def _resume(self, request: web.Request) -> web.Response:
         await self._commands.resume(await _app_of(request))
+        return _json(self._model.overview())
+
+    async def _release_brake(self, request: web.Request) -> web.Response:
+        await self._commands.release_brake()
         return _json(self._model.overview())
 
 

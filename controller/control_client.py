@@ -69,6 +69,10 @@ class ControlClient:
         """End that pause."""
         return self._ask("POST", "/resume", Overview, {"app": app})
 
+    def release_brake(self) -> Overview:
+        """Confirm that the instances which the brake holds are gone."""
+        return self._ask("POST", "/brake/release", Overview, {})
+
     def _ask(self, method: str, path: str, reply: type[T], body: Any = None) -> T:
         status, content = self._exchange(method, path, None if body is None else msgspec.json.encode(body))
         if status != 200:

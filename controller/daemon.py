@@ -20,21 +20,20 @@ import random
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
 
 import aiohttp
 import structlog
 from prometheus_client import CollectorRegistry
 
 from mooring.controller.access import Access
-from mooring.controller.adopt import Survey, adopt, survey
 from mooring.controller.capacity import pool_lines
 from mooring.controller.claims import Claims
 from mooring.controller.control import ControlServer
 from mooring.controller.engine import Engine, Outside, rules_of
+from mooring.controller.ground import Ground, hear_silent_hosts, settle_in, survey_all
 from mooring.controller.rehearse import Rehearsal
 from mooring.controller.settings import MarathonSettings, Settings, pools_of
-from mooring.controller.sinks import edge_sinks, host_sinks, newest_epoch, read_secret
+from mooring.controller.sinks import edge_sinks, host_sinks, read_secret
 from mooring.controller.snapshot import Marathon
 from mooring.controller.store.memory import MemoryStore
 from mooring.controller.store.runners import ThreadRunner
@@ -42,10 +41,9 @@ from mooring.controller.store.sqlite import SqliteStore
 from mooring.controller.stream import Pace, StreamReader
 from mooring.controller.version import version
 from mooring.core.clock import SystemClock
-from mooring.core.errors import ConfigRefused, Refused, Retryable
-from mooring.core.model import Epoch
+from mooring.core.errors import ConfigRefused, Fatal, Refused, Retryable
 from mooring.core.sink import Sink
-from mooring.core.store import NO_EPOCH, Contents, PutFlag, Store
+from mooring.core.store import NO_EPOCH, Contents, Store
 from mooring.handlers.ansible import AnsibleRunner
 from mooring.handlers.hosts import Hosts
 from mooring.handlers.inventory import inventory_hosts
@@ -59,8 +57,6 @@ from mooring.portal.pulse import start as start_pulse
 log = structlog.get_logger(__name__)
 
 _LAST_WALKS_S = 20.0  # how long walks may go on after SIGTERM
-_ASK_AGAIN_S = 2.0  # between two surveys of silent hosts
-_REBUILD = "rebuild"  # flag in the store: not every host has said what it has
 
 
 def run(settings: Settings, *, observe: bool = False) -> int:
@@ -75,6 +71,11 @@ def run(settings: Settings, *, observe: bool = False) -> int:
     except Refused as error:
         log.error("cannot run", reason=str(error))
         return 1
+    except ExceptionGroup as group:  # from the workers, who end together
+        if group.subgroup(Fatal) is None:
+            raise
+        log.error("stopped for safety", reason="; ".join(map(str, group.exceptions)))
+        return 1
     return 0
 
 
@@ -86,18 +87,8 @@ async def _live(settings: Settings, observe: bool) -> None:
     async with AsyncExitStack() as stack:
         engine, ground = await _build(settings, observe, stack)
         await _open_doors(settings, engine, stack)
-        await _work_until(stop, engine, ground, stack)
+        await _work_until(stop, engine, ground)
     log.info("stopped")
-
-
-@dataclass(slots=True)
-class Ground:
-    """What the engine stands on, as far as it has to be started and watched here."""
-
-    hosts: Hosts
-    reader: StreamReader
-    found: Survey
-    rebuild: bool  # the store does not know all leases yet
 
 
 async def _build(settings: Settings, observe: bool, stack: AsyncExitStack) -> tuple[Engine, Ground]:
@@ -109,13 +100,12 @@ async def _build(settings: Settings, observe: bool, stack: AsyncExitStack) -> tu
     stack.push_async_callback(runner.close)
     hosts = Hosts(runner, clock, contents.epoch)
     stack.push_async_callback(hosts.close)
-    found = await survey(hosts, names)
     session = await stack.enter_async_context(aiohttp.ClientSession(trust_env=False))
     sinks = [
         *host_sinks(hosts, names, settings.ansible.interface),
         *edge_sinks(settings, store, session, clock),
     ]
-    hosts.epoch = Epoch(max(contents.epoch, found.epoch, *[await newest_epoch(sink) for sink in sinks]) + 1)
+    ground = await survey_all(hosts, names, contents, sinks, fences=not observe)
     await store.begin(hosts.epoch)
     policy: list[Sink] = [Rehearsal(sink) for sink in sinks] if observe else sinks
     records = _records(settings, store, contents)
@@ -128,16 +118,13 @@ async def _build(settings: Settings, observe: bool, stack: AsyncExitStack) -> tu
     outside = Outside(clock, chance, marathon, policy, hosts.epoch, metrics, observe)
     engine = Engine(settings, records, outside)
     stack.push_async_callback(engine.close)
-    rebuild = contents.fresh or _REBUILD in contents.flags
-    if rebuild:
-        await records.commit([PutFlag(_REBUILD, "1")])  # a restart half-way must not take it for done
-        engine.seats.close("the store is new, and the hosts have not all been heard")
-    adopted = await adopt(records, found, clock)
+    adopted = await settle_in(engine, ground)
     await engine.prime()
-    log.info("ground laid", epoch=hosts.epoch, adopted=adopted, silent=found.silent, observe=observe)
+    silent = ground.found.silent
+    log.info("ground laid", epoch=hosts.epoch, adopted=adopted, silent=silent, observe=observe)
     pace = Pace(silence_s=settings.marathon.silence_s)
-    reader = StreamReader(access, engine.watch, clock, chance, pace=pace)
-    return engine, Ground(hosts, reader, found, rebuild)
+    engine.reader = StreamReader(access, engine.watch, clock, chance, pace=pace)
+    return engine, ground
 
 
 async def _store(settings: Settings, observe: bool, stack: AsyncExitStack) -> tuple[Store, Contents]:
@@ -203,50 +190,35 @@ async def _open_doors(settings: Settings, engine: Engine, stack: AsyncExitStack)
     stack.push_async_callback(control.close)
 
 
-async def _work_until(stop: asyncio.Event, engine: Engine, ground: Ground, stack: AsyncExitStack) -> None:
+async def _work_until(stop: asyncio.Event, engine: Engine, ground: Ground) -> None:
     """Steps 4 to 6."""
-    engine.reader = ground.reader
-    tasks = {
-        "stream": asyncio.create_task(ground.reader.run(), name="stream"),
-        "watch": asyncio.create_task(engine.watch.run(), name="watch"),
-        "workers": asyncio.create_task(engine.work(), name="workers"),
-        "janitor": asyncio.create_task(engine.janitor.run(), name="janitor"),
-        "hosts": asyncio.create_task(_hear_all_hosts(engine, ground), name="hosts"),
-    }
-    stopped = asyncio.create_task(stop.wait(), name="stop")
-    watched = {stopped, *(tasks[name] for name in ("stream", "watch", "workers", "janitor"))}
-    ended, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
-    log.info("stopping", because="signal" if stopped in ended else next(iter(ended)).get_name())
-    for name in ("stream", "watch", "janitor", "hosts"):
-        tasks[name].cancel()
+    assert engine.reader is not None
+    tasks = [
+        asyncio.create_task(stop.wait(), name="signal"),
+        asyncio.create_task(engine.reader.run(), name="stream"),
+        asyncio.create_task(engine.watch.run(), name="watch"),
+        asyncio.create_task(engine.work(), name="workers"),
+        asyncio.create_task(engine.janitor.run(), name="janitor"),
+        asyncio.create_task(_hear_and_stay(engine, ground), name="hosts"),
+    ]
+    ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    log.info("stopping", because=next(iter(ended)).get_name())
+    for task in tasks:
+        if task.get_name() != "workers":
+            task.cancel()
     with suppress(TimeoutError):  # what hangs is cancelled next; all it wanted is stored
         await asyncio.wait_for(engine.queue.drain(), _LAST_WALKS_S)
-    tasks["workers"].cancel()
-    results = await asyncio.gather(*tasks.values(), return_exceptions=True)
-    stopped.cancel()
-    for result in results:
+    for task in tasks:
+        task.cancel()
+    for result in await asyncio.gather(*tasks, return_exceptions=True):
         if isinstance(result, Exception):
             raise result
 
 
-async def _hear_all_hosts(engine: Engine, ground: Ground) -> None:
-    """With a fresh store nothing is given out until every host has said what it has, and it is stored."""
-    while ground.rebuild:
-        try:
-            await adopt(engine.records, ground.found, engine.clock)
-            if not ground.found.silent:
-                await engine.records.commit([PutFlag(_REBUILD, None)])
-                ground.rebuild = False
-                engine.seats.open()
-                return
-        except Retryable as error:
-            log.warning("not adopted yet", reason=str(error))
-            await engine.clock.sleep(_ASK_AGAIN_S)
-            continue
-        reasons = "; ".join(f"{host}: {reason}" for host, reason in sorted(ground.found.silent.items()))
-        engine.seats.close(f"the store is new and not all hosts have answered: {reasons}")
-        await engine.clock.sleep(_ASK_AGAIN_S)
-        ground.found = await survey(ground.hosts, sorted(ground.found.silent))
+async def _hear_and_stay(engine: Engine, ground: Ground) -> None:
+    """Ends only by failing: that every host has been heard is no reason to stop."""
+    await hear_silent_hosts(engine, ground, engine.name_sinks)
+    await asyncio.Event().wait()
 
 
 async def check(settings: Settings) -> list[tuple[str, bool, str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -28,13 +28,14 @@ from mooring.controller.watch import Watch
 from mooring.controller.workers import Workers
 from mooring.core.batch import Batcher
 from mooring.core.clock import Clock
-from mooring.core.errors import Retryable
+from mooring.core.errors import Refused, Retryable
 from mooring.core.labels import Rules
 from mooring.core.model import (
     AppId,
     Binding,
     BindingId,
     Epoch,
+    Health,
     HostName,
     Instance,
     InstanceId,
@@ -43,13 +44,14 @@ from mooring.core.model import (
 )
 from mooring.core.readmodel import EVERYTHING, Overview, Vitals
 from mooring.core.sink import Sink
+from mooring.core.specs import MemberSpec
 from mooring.core.store import PutFlag
 from mooring.handlers.converge import Converger
 from mooring.handlers.create import Seats
 from mooring.handlers.kill import Kills
 from mooring.handlers.records import Records
 from mooring.handlers.restart import Restarts
-from mooring.handlers.wants import Wiring
+from mooring.handlers.wants import APP_NAMES, BALANCERS, NAMES, Wiring
 from mooring.ipam.pools import Pools
 from mooring.portal.metrics import Metrics
 
@@ -141,15 +143,27 @@ class Engine:
             seats=self.seats,
             restarts=Restarts(self.records, self.clock, seat_wait_s),
             kills=Kills(self.records, self.clock),
-            converger=Converger(self.batchers, self.records, self._outside.epoch, self.latency.outcome),
+            converger=Converger(
+                self.batchers,
+                self.records,
+                self._outside.epoch,
+                self.latency.outcome,
+                self.is_paused,
+            ),
             surroundings=Surroundings(wiring, zone, self.addresses),
             wake=self.queue.add,
         )
 
     # -- life
 
+    @property
+    def name_sinks(self) -> list[Sink]:
+        """The sinks that show names, if there are any."""
+        return [sink for sink in self._outside.sinks if sink.name in (NAMES, APP_NAMES)]
+
     async def prime(self) -> None:
         """Tell every sink what the store says may be out there, before the first change."""
+        await self._forget_removed_sinks()
         for sink in self._outside.sinks:
             shown = {}
             for binding in self.records.all():
@@ -158,6 +172,15 @@ class Engine:
                 if specs := (*state.shown, *tried):
                     shown[binding.id] = specs
             await sink.prime(shown)
+
+    async def _forget_removed_sinks(self) -> None:
+        """A sink that is no longer configured is no longer ours to keep in step, and must hold up nobody."""
+        for binding in self.records.all():
+            removed = binding.sinks.keys() - self.batchers.keys()
+            if removed:
+                log.warning("no longer configured", sinks=sorted(removed), instance=binding.id)
+                kept = {name: state for name, state in binding.sinks.items() if name not in removed}
+                await self.records.save(replace(binding, sinks=kept))
 
     async def work(self) -> None:
         """Wait for the first snapshot, then work until the queue is closed."""
@@ -197,6 +220,13 @@ class Engine:
         for key in sorted(keys | {binding.id for binding in self.records.all()}):
             self.queue.add(key)
         log.info("resumed", app=app or "everything")
+
+    async def release_brake(self) -> None:
+        """What the brake holds is gone, says an operator. `Refused` while nothing is held."""
+        if self.view.brake is None:
+            raise Refused("the brake is off; there is nothing to release")
+        log.warning("brake released", held=len(self.view.held), reason=self.view.brake)
+        self.watch.mark(self.view.release(self.clock.monotonic()))
 
     def is_paused(self, key: BindingId) -> bool:
         """Whether effects for this instance wait."""
@@ -320,12 +350,25 @@ def _is_left(binding: Binding) -> bool:
 def _as_last_seen(binding: Binding) -> Instance:
     """What Marathon said when the binding was stored, so that its absence now is judged like any other."""
     return Instance(
-        binding.instance, binding.incarnation, binding.task, binding.app, binding.host, State.RUNNING
+        id=binding.instance,
+        incarnation=binding.incarnation,
+        task=binding.task,
+        app=binding.app,
+        host=binding.host,
+        state=State.RUNNING,
+        # Right after a failover Marathon has no verdict. Who served when we stopped was healthy then.
+        health=Health.HEALTHY if _served(binding) else Health.UNKNOWN,
     )
+
+
+def _served(binding: Binding) -> bool:
+    shown = [binding.sink(name).applied for name in BALANCERS]
+    return any(isinstance(spec, MemberSpec) and spec.state == "up" for spec in shown)
 
 
 def _as_member(binding: Binding | None) -> tuple[object, ...] | None:
     """What dependents can see of a binding; None: nothing."""
     if binding is None or not is_member(binding):
         return None
-    return (binding.slot, binding.address, binding.host)
+    # Without an address of its own an instance is seen at its host's ports, which are new with each task.
+    return (binding.slot, binding.address, binding.host, None if binding.address else binding.task)

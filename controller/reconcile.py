@@ -20,7 +20,7 @@ import structlog
 
 from mooring.controller.claims import Claims
 from mooring.controller.decide import Decision, decide
-from mooring.core.errors import Refused, Retryable
+from mooring.core.errors import Fatal, Refused, Retryable
 from mooring.core.labels import Claim, IpPolicy
 from mooring.core.model import App, AppId, Binding, BindingId, HostName, Instance, InstanceId, PoolName
 from mooring.core.sink import NotPossible
@@ -31,7 +31,7 @@ from mooring.handlers.health import only_network, show
 from mooring.handlers.kill import Kills
 from mooring.handlers.records import Records
 from mooring.handlers.restart import Restarts
-from mooring.handlers.wants import LEDGER, NETWORK, Facts, FileRefused, Wiring, member_of, wants_of
+from mooring.handlers.wants import LEDGER, NETWORK, Facts, Wants, Wiring, member_of, wants_of
 
 log = structlog.get_logger(__name__)
 
@@ -91,6 +91,7 @@ class Reconciler:
         self._converger = converger
         self._around = surroundings
         self._wake = wake
+        self._file_problems: dict[BindingId, str] = {}
         self.problems: dict[BindingId, str] = {}
 
     async def reconcile(self, key: BindingId) -> Verdict:
@@ -100,6 +101,8 @@ class Reconciler:
             verdict = await self._conclude(key, walk)
         except Retryable as error:
             verdict = Verdict(True, error.after_s, str(error))
+        except Fatal:
+            raise
         except Refused as error:
             verdict = Verdict(reason=str(error))
         if verdict.reason:
@@ -137,14 +140,11 @@ class Reconciler:
             bound = await self._seats.seat(bound, app, claim)
         await self._restarts.follow(bound)
         facts = self._facts(bound, observed, app, claim or Claim(app.id, bound.pool))
-        try:
-            wants = wants_of(facts, bound)
-        except FileRefused as error:
-            self._claims.refuse(app.id, str(error))
-            raise Refused(str(error)) from error
+        wants = wants_of(facts, bound)
         if claim is None:
-            wants = only_network(wants)
-        return await show(self._records, bound, wants, self._converger.sinks)
+            wants = Wants(only_network(wants.specs))
+        self._file_problems[bound.id] = wants.problem
+        return await show(self._records, bound, wants.specs, self._converger.sinks)
 
     def _facts(self, bound: Binding, observed: Instance, app: App, claim: Claim) -> Facts:
         lease = self._records.book.by_address(bound.address) if bound.address else None
@@ -194,9 +194,10 @@ class Reconciler:
                 return Verdict(True, None, f"{bound.address} is still shown for {bound.instance}")
             await self._let_go(bound)
             return Verdict()
+        reason = "; ".join(filter(None, (_why(walk), self._file_problems.pop(key, ""))))
         if walk.retry is not None:
-            return Verdict(True, walk.retry.after_s, _why(walk))
-        return Verdict(reason=_why(walk))
+            return Verdict(True, walk.retry.after_s, reason)
+        return Verdict(reason=reason)
 
     async def _host_is_silent(self, bound: Binding, walk: Walk) -> bool:
         """A port could not be removed. True if the instance has left it behind and can go on."""

@@ -1,6 +1,6 @@
 """Marathon, watched: the stream and the listings feed the view, the view marks keys in the queue.
 
-Three things happen here, all of them through `_mark`, so there is one way from a fact to the queue:
+Three things happen here, all of them through `mark`, so there is one way from a fact to the queue:
 
   * every event is merged at once and its instance is queued as LIVE;
   * an app that an event left unclear is fetched alone, a moment later (several events, one request);
@@ -119,7 +119,7 @@ class Watch:
             attempt = 0
             self.snapshot_problem = ""
             self.snapshot_at = self._clock.monotonic()
-            self._mark(self._view.apply_snapshot(snapshot, self._clock.monotonic()))
+            self.mark(self._view.apply_snapshot(snapshot, self._clock.monotonic()))
             self._resync()
             self.complete.set()
             self._snapshot_ended("merged")
@@ -148,14 +148,15 @@ class Watch:
             log.warning("no listing of an app", app=app, reason=str(error))
             self._snapshot_due.set()
             return
-        self._mark(self._view.apply_app(listing, self._clock.monotonic()))
+        self.mark(self._view.apply_app(listing, self._clock.monotonic()))
 
     # -- into the queue
 
     def _merge_event(self, event: Event) -> None:
-        self._mark(self._view.apply_event(event, self._clock.monotonic()))
+        self.mark(self._view.apply_event(event, self._clock.monotonic()))
 
-    def _mark(self, dirty: Dirty) -> None:
+    def mark(self, dirty: Dirty) -> None:
+        """Queue what an update changed; have fetched what it left unclear."""
         for key in sorted(dirty.keys):
             self._heard(BindingId(key))
             self._queue.add(BindingId(key), Priority.LIVE)

@@ -15,6 +15,7 @@ import structlog
 from mooring.controller.queue import QueueClosed, WorkQueue
 from mooring.controller.reconcile import Reconciler, Verdict
 from mooring.core.clock import Clock
+from mooring.core.errors import Fatal
 from mooring.core.model import BindingId
 
 log = structlog.get_logger(__name__)
@@ -67,6 +68,8 @@ class Workers:
         began = self._clock.monotonic()
         try:
             verdict = await self._reconciler.reconcile(key)
+        except Fatal:
+            raise  # ends all workers, and with them the daemon
         except Exception as error:
             delay = self._queue.retry(key)
             log.exception("a defect; tried again", error=str(error), in_s=round(delay, 2))

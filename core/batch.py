@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 from mooring.core.clock import Clock
-from mooring.core.errors import Refused, Retryable
+from mooring.core.errors import Fatal, Refused, Retryable
 from mooring.core.sink import Change, NotPossible, Outcome, RetryAfter, Sink
 
 Item = TypeVar("Item")
@@ -71,7 +71,10 @@ class Lanes(Generic[Item, Result]):
         await self._clock.sleep(self._window_s)
         while queue := self._waiting.get(lane):
             flight = [queue.popleft() for _ in range(min(self._largest, len(queue)))]
-            await self._one_flight(lane, flight)
+            # Who no longer waits has been cancelled, and may have put a newer item into the same line.
+            wanted = [waiting for waiting in flight if not waiting[1].done()]
+            if wanted:
+                await self._one_flight(lane, wanted)
         self._waiting.pop(lane, None)
         del self._flights[lane]
 
@@ -102,11 +105,13 @@ class Batcher:
         )
 
     async def submit(self, change: Change) -> Outcome:
-        """Send the change with the next flight of its lane; never raises for what went wrong there."""
+        """Send the change with the next flight of its lane; what went wrong is an outcome, unless `Fatal`."""
         try:
             return await self._lanes.submit(self.sink.lane(change), change)
         except Retryable as error:
             return RetryAfter(str(error), error.after_s)
+        except Fatal:
+            raise
         except Refused as error:
             return NotPossible(str(error))
         except Exception as error:

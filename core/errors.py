@@ -6,7 +6,9 @@
     └── Refused            trying again cannot help until a person changes something
         ├── LabelRefused   what an app owner asked for is not acceptable (names app, label and reason)
         ├── ConfigRefused  the configuration is wrong (carries every problem at once)
-        ├── Fenced         a daemon with a higher epoch has taken over; stop
+        ├── Fatal          this daemon must not go on; it ends, and a new start is the remedy
+        │   ├── Fenced         a daemon with a higher epoch has taken over
+        │   └── StoreBroken    nobody knows what the store took
         └── LeaseConflict  an address would be in two hands; the store said no
 
 Code that meets a library's error wraps it (`raise HostAway(...) from error`) in one of the two
@@ -56,8 +58,16 @@ class ConfigRefused(Refused):
         self.problems = tuple(problems)
 
 
-class Fenced(Refused):
+class Fatal(Refused):
+    """Going on could do harm. Nobody may swallow this: it ends the daemon."""
+
+
+class Fenced(Fatal):
     """Somebody with a higher epoch has written; this daemon must stop making effects."""
+
+
+class StoreBroken(Fatal):
+    """The store failed in a way that leaves open what it took."""
 
 
 class LeaseConflict(Refused):

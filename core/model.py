@@ -142,7 +142,8 @@ class SinkState:
         applied, left = self.applied, self.residue
         if self.wanted is None and applied is not None:
             # Its removal was wanted and may have happened: it is no longer known to stand there.
-            applied, left = None, (applied, *left)
+            left = (applied, *left)
+            applied = None
         elif self.wanted is not None and self.wanted != applied and self.wanted not in left:
             left = (*left, self.wanted)
         return SinkState(spec, applied, left, self.generation + 1)

@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mooring.core.batch import Batcher
-from mooring.core.model import Binding, Epoch, SinkName, SinkState
+from mooring.core.model import Binding, BindingId, Epoch, SinkName, SinkState
 from mooring.core.sink import Change, Done, NotPossible, Outcome, RetryAfter
 from mooring.core.specs import ItemSpec, MemberSpec, NameSpec, PortSpec, Spec
 from mooring.handlers.records import Records
@@ -163,13 +163,19 @@ class Converger:
     """Makes the changes, as many at a time as the order allows."""
 
     def __init__(
-        self, batchers: Mapping[SinkName, Batcher], records: Records, epoch: Epoch, on_outcome: Told
+        self,
+        batchers: Mapping[SinkName, Batcher],
+        records: Records,
+        epoch: Epoch,
+        on_outcome: Told,
+        is_paused: Callable[[BindingId], bool] = lambda key: False,
     ) -> None:
-        """`on_outcome` is told what became of every step, for metrics and logs."""
+        """`on_outcome` is told what became of every step; a paused instance takes no further step."""
         self._batchers = batchers
         self._records = records
         self._epoch = epoch
         self._on_outcome = on_outcome
+        self._is_paused = is_paused
 
     @property
     def sinks(self) -> Collection[SinkName]:
@@ -182,7 +188,7 @@ class Converger:
         try:
             while True:
                 walk.binding = await refresh()
-                if walk.binding is not None:
+                if walk.binding is not None and not self._is_paused(walk.binding.id):
                     self._launch(walk, flights)
                 if not flights:
                     return walk

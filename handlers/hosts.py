@@ -45,9 +45,12 @@ class Hosts:
         """Carry out operations on a host with its next play. Raises `Retryable` if the host fails."""
         return list(await asyncio.gather(*(self._lanes.submit(host, operation) for operation in operations)))
 
-    async def marks(self, host: str) -> Answer:
-        """Every port on the host that carries our mark, and the highest epoch seen there."""
-        (answer,) = await self.do(host, [{"op": "observe", "id": host}])
+    async def marks(self, host: str, *, fence: bool = False) -> Answer:
+        """Every port on the host that carries our mark, and the highest epoch seen there.
+
+        With `fence` the host refuses older epochs than ours before it answers.
+        """
+        (answer,) = await self.do(host, [{"op": "observe", "id": host, "fence": fence}])
         return answer
 
     async def close(self) -> None:

@@ -11,10 +11,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mooring.core.clock import Clock
-from mooring.core.model import Binding, HostName, LeaseState
-from mooring.core.specs import MemberSpec, PortSpec, Spec
+from mooring.core.model import Binding, LeaseState
+from mooring.core.specs import MemberSpec, Spec
 from mooring.core.store import DropBinding, Write
 from mooring.handlers.records import Records
+from mooring.handlers.restart import name_the_host
 from mooring.handlers.wants import NETWORK, nothing
 
 
@@ -43,12 +44,9 @@ class Kills:
             lease = self._records.book.by_address(binding.address)
             if lease is None or lease.state is not LeaseState.BOUND or lease.binding != binding.id:
                 return
-            now, silent = self._clock.now(), _where(binding, lease.host)
-            if silent is not None:
-                await self._records.commit(
-                    self._records.book.plan_move(lease.address, silent, now, reason).writes
-                )
-            await self._records.commit(self._records.book.plan_strand(lease.address, now, reason))
+            now = self._clock.now()
+            await name_the_host(self._records, binding, now, reason)
+            await self._records.commit(self._records.book.plan_strand(binding.address, now, reason))
 
     def still_leads_there(self, binding: Binding) -> bool:
         """Whether a binding that moved to another seat still shows this one's address anywhere.
@@ -79,12 +77,6 @@ class Kills:
                     binding=binding.id,
                 )
             await self._records.commit(writes)
-
-
-def _where(binding: Binding, held: HostName | None) -> HostName | None:
-    """The host that the lease must name: one on which a port may still be."""
-    there = [spec.host for spec in binding.sink(NETWORK).shown if isinstance(spec, PortSpec)]
-    return HostName(there[0]) if there and held not in there else held
 
 
 def _leads_to(spec: Spec | None, address: str) -> bool:

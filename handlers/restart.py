@@ -47,6 +47,7 @@ class Restarts:
         """The lease follows its binding to another host, once nothing is left on the earlier one."""
         if binding.address is None or binding.departing or lies_elsewhere(binding):
             return
+        self._moving_since.pop(binding.id, None)
         lease = self._records.book.by_address(binding.address)
         if lease is None or (lease.state is LeaseState.BOUND and lease.host == binding.host):
             return
@@ -56,7 +57,6 @@ class Restarts:
                 await self._records.commit(book.plan_unstrand(binding.address, now, "its instance is back"))
             moved = book.plan_move(binding.address, binding.host, now, f"{binding.instance} was relaunched")
             await self._records.commit(moved.writes)
-        self._moving_since.pop(binding.id, None)
 
     def gives_up_waiting(self, binding: Binding) -> bool:
         """Whether the old host had its time to confirm; asked each time a detach there has failed."""
@@ -70,6 +70,7 @@ class Restarts:
         assert binding.address is not None
         state = binding.sink(NETWORK)
         there = tuple(spec for spec in state.shown if _host(spec) != binding.host)
+        here = tuple(spec for spec in state.shown if spec not in there)
         left = replace(
             binding,
             id=self._free_id(binding),
@@ -77,17 +78,16 @@ class Restarts:
             departing=True,
             sinks={NETWORK: SinkState(None, there[0], there[1:], state.generation + 1)},
         )
-        rest = replace(binding, slot=None, address=None, pool=None).with_sink(NETWORK, SinkState())
+        rest = replace(binding, slot=None, address=None, pool=None)
+        rest = rest.with_sink(NETWORK, SinkState(None, None, here, state.generation + 1))
         async with self._records.changing():
             reason = f"{binding.id} moved to {binding.host}; {left.host} cannot confirm that its port is gone"
-            writes = self._records.book.plan_strand(binding.address, self._clock.now(), reason, left.id)
+            now = self._clock.now()
+            await name_the_host(self._records, left, now, reason)
+            writes = self._records.book.plan_strand(binding.address, now, reason, left.id)
             await self._records.commit([*writes, PutBinding(left), PutBinding(rest)])
         self._moving_since.pop(binding.id, None)
         return rest
-
-    def is_stranded(self, binding: Binding) -> bool:
-        lease = self._records.book.by_address(binding.address) if binding.address else None
-        return lease is not None and lease.state is LeaseState.STRANDED
 
     def forget(self, key: BindingId) -> None:
         self._moving_since.pop(key, None)
@@ -97,6 +97,19 @@ class Restarts:
         while self._records.get(BindingId(f"{binding.instance}~{number}")) is not None:
             number += 1
         return BindingId(f"{binding.instance}~{number}")
+
+
+async def name_the_host(records: Records, binding: Binding, now: float, reason: str) -> None:
+    """Have a lease name a host on which its port may still be, before it is stranded there.
+
+    An attach that was tried on another host may have happened, although the lease has not followed yet.
+    The caller holds `changing()`.
+    """
+    there = [host for spec in binding.sink(NETWORK).shown if (host := _host(spec)) is not None]
+    lease = records.book.by_address(binding.address) if binding.address else None
+    if lease is not None and lease.state is LeaseState.BOUND and there and lease.host not in there:
+        moved = records.book.plan_move(lease.address, HostName(there[0]), now, reason)
+        await records.commit(moved.writes)
 
 
 def lies_elsewhere(binding: Binding) -> bool:

@@ -56,8 +56,6 @@ APP_NAMES = SinkName("app_names")
 BALANCERS = (HAPROXY, NGINX)
 INVENTORIES = (LEDGER, WEBHOOK)
 
-Wants = Mapping[SinkName, Spec | None]
-
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
@@ -84,19 +82,25 @@ class Facts:
     members: Mapping[str, tuple[Member, ...]]  # of every app that this one depends on
 
 
-class FileRefused(Exception):
-    """A file of this app cannot be rendered; the message says which and why."""
+@dataclass(frozen=True, slots=True)
+class Wants:
+    """What every sink shall show, and what could not be worked out (for its owner to read)."""
+
+    specs: Mapping[SinkName, Spec | None]
+    problem: str = ""
 
 
-def wants_of(facts: Facts, binding: Binding) -> dict[SinkName, Spec | None]:
+def wants_of(facts: Facts, binding: Binding) -> Wants:
     """What every sink shall show for this instance now. Sinks that are not configured are ignored later."""
     if binding.departing:
-        return nothing()
-    gates = {NETWORK: _port(facts, binding), PROBE: _probe(facts, binding), FILES: _files(facts, binding)}
+        return Wants(nothing())
+    files, problem = _files(facts, binding)
+    gates = {NETWORK: _port(facts, binding), PROBE: _probe(facts, binding), FILES: files}
     ready = _healthy(facts) and all(_open(binding, sink, spec) for sink, spec in gates.items())
+    ready = ready and (not problem or _has_files(binding))
     item = _item(facts, binding)
     members = _members(facts, binding, ready)
-    return {
+    specs = {
         **gates,
         NAMES: _seat_name(facts, binding),
         LEDGER: item,
@@ -105,6 +109,7 @@ def wants_of(facts: Facts, binding: Binding) -> dict[SinkName, Spec | None]:
         NGINX: members,
         APP_NAMES: _shared_name(facts, binding) if ready else None,
     }
+    return Wants(specs, problem)
 
 
 def nothing() -> dict[SinkName, Spec | None]:
@@ -126,15 +131,24 @@ def _open(binding: Binding, gate: SinkName, spec: Spec | None) -> bool:
     Files are a gate only until the first version is in the container; a later version may follow while
     the instance serves.
     """
-    state = binding.sink(gate)
-    if gate == FILES and isinstance(state.applied, FilesSpec) and state.applied.task == binding.task:
+    if gate == FILES and _has_files(binding):
         return True
+    state = binding.sink(gate)
     return state.applied == spec and not state.residue
 
 
-def _port(facts: Facts, binding: Binding) -> PortSpec | None:
-    if facts.wiring is None or binding.address is None or facts.instance.state is State.DEAD:
+def _has_files(binding: Binding) -> bool:
+    """Whether this container got a first version of its files."""
+    applied = binding.sink(FILES).applied
+    return isinstance(applied, FilesSpec) and applied.task == binding.task
+
+
+def _port(facts: Facts, binding: Binding) -> Spec | None:
+    if binding.address is None or facts.instance.state is State.DEAD:
         return None
+    if facts.wiring is None:
+        # Its pool is no longer configured. That is no reason to pull a live container off the network.
+        return binding.sink(NETWORK).wanted
     assert binding.slot is not None
     return PortSpec(
         host=binding.host,
@@ -219,11 +233,23 @@ def _endpoints(facts: Facts, binding: Binding) -> tuple[Endpoint, ...]:
     )
 
 
-def _files(facts: Facts, binding: Binding) -> Spec | None:
+def _files(facts: Facts, binding: Binding) -> tuple[Spec | None, str]:
+    """The files of the instance, and why they cannot be rendered: then it keeps what it has."""
     if not facts.claim.notices or facts.instance.state is State.DEAD:
-        return None
+        return None, ""
     if facts.instance.state is not State.RUNNING:
-        return binding.sink(FILES).wanted
+        return binding.sink(FILES).wanted, ""
+    try:
+        return _rendered(facts, binding), ""
+    except _Unrenderable as error:
+        return (binding.sink(FILES).wanted if _has_files(binding) else None), str(error)
+
+
+class _Unrenderable(Exception):
+    """Names the app, the file and the reason."""
+
+
+def _rendered(facts: Facts, binding: Binding) -> FilesSpec:
     own = member_of(facts, binding)
     files = []
     for notice in facts.claim.notices:
@@ -233,7 +259,7 @@ def _files(facts: Facts, binding: Binding) -> Spec | None:
         try:
             content = render_template(notice.template, chosen, own)
         except TemplateRefused as error:
-            raise FileRefused(f"app {binding.app}: file {notice.path}: {error}") from error
+            raise _Unrenderable(f"app {binding.app}: file {notice.path}: {error}") from error
         files.append(FileSpec(notice.path, content, notice.mode, notice.command, notice.signal))
     return FilesSpec(binding.host, binding.task, tuple(files))
 

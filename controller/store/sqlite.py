@@ -27,7 +27,7 @@ import msgspec
 
 from mooring.controller.store import lockfile, rows, schema
 from mooring.controller.store.runners import Runner
-from mooring.core.errors import Fenced, MooringError, Refused, StoreBusy
+from mooring.core.errors import Fenced, MooringError, Refused, StoreBroken, StoreBusy
 from mooring.core.model import Epoch
 from mooring.core.store import NO_EPOCH, Contents, LedgerRow, Note, Write
 
@@ -217,12 +217,12 @@ def _meaning(error: sqlite3.Error, path: Path) -> MooringError:
     # The low byte is the error, the rest refines it.
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     if code in _DAMAGED:
-        return Refused(f"store {path} is damaged ({error}): {schema.REMEDY}")
+        return StoreBroken(f"store {path} is damaged ({error}): {schema.REMEDY}")
     if code in _PASSING:
         return StoreBusy(f"store {path}: {error}; nothing was written")
     if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError | sqlite3.InterfaceError):
         return Refused(f"store {path} rejects the write: {error}")
-    return Refused(
+    return StoreBroken(
         f"store {path}: {error}: see to the disk and start again; the daemon then reads what was kept"
     )
 

@@ -24,17 +24,16 @@ from prometheus_client import CollectorRegistry
 from mooring.cext import Frame
 from mooring.cmdb.ledger import Ledger
 from mooring.controller import daemon
-from mooring.controller.adopt import adopt, survey
 from mooring.controller.engine import Engine, Outside
+from mooring.controller.ground import hear_silent_hosts, settle_in, survey_all
 from mooring.controller.listing import AppListing, Snapshot, read_app, read_apps
 from mooring.controller.settings import Settings
-from mooring.controller.sinks import host_sinks, newest_epoch
+from mooring.controller.sinks import host_sinks
 from mooring.controller.store.sqlite import SqliteStore
 from mooring.core.errors import Retryable, StoreBusy
 from mooring.core.model import AppId, BindingId, Epoch, SinkName
 from mooring.core.sink import Change, Outcome, Sink
 from mooring.core.specs import Spec
-from mooring.core.store import PutFlag
 from mooring.dns.records import Question, RRset, Unanswered, Update
 from mooring.dns.sinks import SeatNames, SharedNames
 from mooring.handlers.hosts import Answer, Hosts, Operation
@@ -129,14 +128,13 @@ class Life:
         contents = await store.open()
         names = sorted(world.agents.hosts)
         hosts = Hosts(Plays(self), world.clock, contents.epoch)
-        found = await survey(hosts, names)
         sinks = [
             *host_sinks(hosts, names, settings.ansible.interface),
             Ledger(store, world.clock),
             *self._edges(),
         ]
-        seen = [await newest_epoch(sink) for sink in sinks]
-        self.epoch = hosts.epoch = Epoch(max(contents.epoch, found.epoch, *seen) + 1)
+        ground = await survey_all(hosts, names, contents, sinks, fences=True)
+        self.epoch = hosts.epoch
         await store.begin(self.epoch)
         records = daemon._records(settings, store, contents)
         marathon = Rest(self, contents.flags.get("framework"))
@@ -144,21 +142,16 @@ class Life:
         metrics = Metrics(CollectorRegistry(), "sim", [sink.name for sink in sinks])
         outside = Outside(world.clock, chance, marathon, sinks, self.epoch, metrics)  # type: ignore[arg-type]
         engine = self.engine = Engine(settings, records, outside)
-        rebuild = contents.fresh or daemon._REBUILD in contents.flags
-        if rebuild:
-            await records.commit([PutFlag(daemon._REBUILD, "1")])
-            engine.seats.close("the store is new")
-        adopted = await adopt(records, found, world.clock)
+        adopted = await settle_in(engine, ground)
         await engine.prime()
         self.primed = True
         world.trace(f"daemon {self.number} begins as epoch {self.epoch}, adopted {adopted}")
-        ground = daemon.Ground(hosts, None, found, rebuild)  # type: ignore[arg-type]
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follow_stream(engine))
             group.create_task(engine.watch.run())
             group.create_task(engine.work())
             group.create_task(engine.janitor.run())
-            group.create_task(daemon._hear_all_hosts(engine, ground))
+            group.create_task(hear_silent_hosts(engine, ground, engine.name_sinks))
 
     def _edges(self) -> list[Sink]:
         wire = Wire(self)
@@ -275,7 +268,7 @@ class Plays:
 
     async def _play(self, host: str, operations: Sequence[Operation], epoch: int) -> Sequence[Answer]:
         world = self._life.world
-        await world.pause(0.05, 1.2)
+        await world.pause(0.05, 3 * world.faults.latest_s if world.hit(world.faults.late) else 1.2)
         if world.hit(world.faults.before):
             raise Retryable(f"host {host} cannot be reached")
         answers = world.agents.play(host, operations, epoch)

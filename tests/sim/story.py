@@ -80,7 +80,8 @@ class Story:
         return self._book
 
     def _check(self) -> None:
-        for wrong in at_every_step(self.world, self.book):
+        """A book that is being rebuilt does not know every port yet."""
+        for wrong in at_every_step(self.world, self.book if self._gives_out() else None):
             self.world.breach(wrong)
 
     # -- time
@@ -107,7 +108,7 @@ class Story:
             await self.passes(1.0)
         begun = self.clock.monotonic()
         while True:
-            self._act_as_operator()
+            await self._act_as_operator()
             wrong = self._still_wrong()
             if not wrong:
                 return self.clock.monotonic() - begun
@@ -122,12 +123,12 @@ class Story:
             return ["no daemon"]
         return when_calm(self.world, self.book)
 
-    def _act_as_operator(self) -> None:
+    async def _act_as_operator(self) -> None:
         """The brake holds until somebody has looked."""
         engine = self.life.engine if self.life and not self.life.dead else None
         if engine is not None and engine.view.brake is not None and self.marathon.at_rest():
             self.world.trace(f"operator releases: {engine.view.brake}")
-            engine.watch._mark(engine.view.release(self.clock.monotonic()))
+            engine.watch.mark(engine.view.release(self.clock.monotonic()))
 
     async def stays_quiet(self, seconds: float = QUIET_S) -> None:
         """Nothing more is done, except that silent hosts are asked again."""

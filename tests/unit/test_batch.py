@@ -94,6 +94,20 @@ async def test_a_cancelled_waiter_does_not_take_the_others_along(airport: Airpor
     assert await stays == 20
 
 
+async def test_who_gave_up_waiting_does_not_fly(airport: Airport) -> None:
+    all_lanes = lanes(airport)
+    flying = asyncio.create_task(all_lanes.submit("a", 1))
+    await until(lambda: airport.flights)
+    gone = asyncio.create_task(all_lanes.submit("a", 2))
+    await until(lambda: all_lanes.depth() == 1)
+    gone.cancel()
+    again = asyncio.create_task(all_lanes.submit("a", 2))
+    await until(lambda: all_lanes.depth() == 2)
+    airport.may_land["a"].set()
+    assert (await flying, await again) == (10, 20)
+    assert airport.flights == [("a", [1]), ("a", [2])]
+
+
 async def test_close_answers_those_who_wait(airport: Airport) -> None:
     all_lanes = lanes(airport)
     flying = asyncio.create_task(all_lanes.submit("a", 1))

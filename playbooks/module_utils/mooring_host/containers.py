@@ -24,6 +24,7 @@ from .errors import Refused, Retry
 from .namespaces import NetworkNamespace, Place
 
 TASK_LABEL = "MESOS_TASK_ID"
+LONGEST_ANSWER = 32 << 20  # bytes; commands print what they like
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,14 @@ class Container:
     def incarnation(self) -> str:
         """What identifies this start, for marks and port names."""
         return f"{self.id}@{self.started_at}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A command inside a container; `code` is None before its end, and if it was never started."""
+
+    running: bool
+    code: int | None
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -64,6 +73,7 @@ class Engine:
         self._timeout_s = timeout_s
         self._connection: _UnixConnection | None = None
         self._listed: list[dict[str, Any]] | None = None
+        self._silent: Retry | None = None
 
     def close(self) -> None:
         """Close the kept-open connection."""
@@ -86,9 +96,15 @@ class Engine:
         return max(found, key=lambda container: container.started_at)
 
     def _list(self) -> list[dict[str, Any]]:
+        if self._silent is not None:
+            raise self._silent  # a hanging engine must cost a call its time once, not once for each operation
         if self._listed is None:
             filters = quote(json.dumps({"label": [TASK_LABEL]}))
-            self._listed = self._get(f"/containers/json?filters={filters}")
+            try:
+                self._listed = self._get(f"/containers/json?filters={filters}")
+            except Retry as error:
+                self._silent = error
+                raise
         return self._listed
 
     def _inspect(self, container_id: str) -> Container | None:
@@ -178,21 +194,33 @@ class Engine:
         if status != 204:
             raise Retry(f"the signal {name} was not delivered: {_message(data)}")
 
-    def execute(self, container: Container, command: list[str], timeout_s: float) -> tuple[int, str]:
-        """Run a command without a shell; returns (exit code, last 2,000 characters of output)."""
+    def prepare(self, container: Container, command: list[str]) -> str:
+        """Make a command ready to run without a shell; returns the id of its run."""
         order = {"Cmd": command, "AttachStdout": True, "AttachStderr": True}
         status, data = self.request("POST", f"/containers/{container.id}/exec", order)
         if status != 201:
             raise Retry(f"the command could not be started: {_message(data)}")
-        run = json.loads(data)["Id"]
+        return str(json.loads(data)["Id"])
+
+    def execute(self, run: str, timeout_s: float) -> tuple[int, str]:
+        """Run a prepared command; returns (exit code, last 2,000 characters of output).
+
+        Raises Retry if it does not end in time; it then goes on, since the engine cannot end it.
+        """
         try:
-            status, output = self.request(
-                "POST", f"/exec/{run}/start", {"Detach": False, "Tty": False}, timeout_s
-            )
+            _, output = self.request("POST", f"/exec/{run}/start", {"Detach": False, "Tty": False}, timeout_s)
         except Retry as error:
-            raise Retry(f"the command did not end within {timeout_s:g} s") from error
+            raise Retry(f"the command did not end within {timeout_s:g} s ({error.__cause__})") from error
         code = self._get(f"/exec/{run}/json")["ExitCode"]
         return (-1 if code is None else int(code)), demultiplex(output)[-2000:]
+
+    def look_at(self, run: str) -> Run | None:
+        """What became of a command; None if the engine does not know it (any more)."""
+        status, data = self.request("GET", f"/exec/{run}/json")
+        if status != 200:
+            return None
+        told = json.loads(data)
+        return Run(bool(told["Running"]), told["ExitCode"])
 
     # Transport
 
@@ -212,8 +240,9 @@ class Engine:
         deadline = time.monotonic() + (timeout_s or self._timeout_s)
         try:
             self._connection.request(method, path, data, headers)
+            connected = self._connection.sock  # the connection lets go of it when the engine will close it
             response = self._connection.getresponse()
-            answer = response.status, _read_until(response, deadline)
+            answer = response.status, _read_until(response, connected, deadline)
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise Retry(f"the Docker engine at {self._path} does not answer: {error}") from error
@@ -247,17 +276,22 @@ def _identity(path: str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _read_until(response: http.client.HTTPResponse, deadline: float) -> bytes:
-    """Read the whole body; a body that keeps trickling past the deadline is an error, too."""
+def _read_until(response: http.client.HTTPResponse, connected: socket.socket, deadline: float) -> bytes:
+    """Read the whole body; a body that trickles past the deadline, or never ends, is an error, too."""
     parts: list[bytes] = []
-    while True:
+    size = 0
+    while size <= LONGEST_ANSWER:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise OSError("the answer did not end in time")
+        connected.settimeout(left)
         part = response.read1(1 << 16)
         if not part:
             response.read()  # lets the connection know that it is free for the next request
             return b"".join(parts)
         parts.append(part)
-        if time.monotonic() > deadline:
-            raise OSError("the answer did not end in time")
+        size += len(part)
+    raise OSError(f"the answer is longer than {LONGEST_ANSWER} bytes")
 
 
 def _message(data: bytes) -> str:

@@ -29,7 +29,7 @@ from typing import Any
 from .errors import OperationError, Refused, Retry
 from .namespaces import Place
 
-DEADLINE_S = 10.0
+DEADLINE_S = 5.0
 SYS_OPENAT2 = 437  # the same number on every architecture
 RESOLVE_NO_MAGICLINKS = 0x02
 _LASTING = {
@@ -45,7 +45,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def write_file(
-    place: Place, path: str, content: bytes, mode: int, *, check: bool = False
+    place: Place, path: str, content: bytes, mode: int, *, timeout_s: float = DEADLINE_S, check: bool = False
 ) -> tuple[bool, bool]:
     """Make `path` in the container hold `content` with `mode`.
 
@@ -59,7 +59,7 @@ def write_file(
         _child(writer, place, path, content, mode, check)
     os.close(writer)
     try:
-        answer = _await(reader, child)
+        answer = _await(reader, child, min(timeout_s, DEADLINE_S))
     finally:
         os.close(reader)
         os.waitpid(child, 0)
@@ -68,11 +68,11 @@ def write_file(
     return bool(answer["content"]), bool(answer["changed"])
 
 
-def _await(reader: int, child: int) -> dict[str, Any]:
-    ready, _, _ = select.select([reader], [], [], DEADLINE_S)
+def _await(reader: int, child: int, timeout_s: float) -> dict[str, Any]:
+    ready, _, _ = select.select([reader], [], [], timeout_s)
     if not ready:
         os.kill(child, signal.SIGKILL)
-        raise Retry(f"writing the file did not end within {DEADLINE_S:g} s")
+        raise Retry(f"writing the file did not end within {timeout_s:g} s")
     data = os.read(reader, 65536)
     if not data:
         raise Retry("the process that writes the file died")

@@ -67,7 +67,7 @@ def _singly(act: Callable[[Host, Any], Result]) -> Callable[[Host, Any], list[Re
 _KINDS: list[tuple[type, Callable[[Host, Any], list[Result]]]] = [
     (Detach, detach),
     (Attach, attach),
-    (Write, _singly(write)),
+    (Write, write),
     (Probe, probe),
     (Observe, _singly(observe)),
 ]

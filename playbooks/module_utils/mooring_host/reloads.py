@@ -1,50 +1,91 @@
-"""Writing a dependency file and telling the process, so that the telling is never lost.
+"""Writing dependency files and telling the processes, so that no telling is lost and none holds up the host.
 
 A process is told when the content changed, and again when it is not known that the last telling succeeded:
-a run may be cut off between the rename and the signal.  What is known stands in a small record on the host,
-one file for each container and path, naming the start of the container, the content's digest and the way of
-telling.  The records live under /run, readable by root only: outside the container, whose owner could forge
-them, and gone after a reboot, like the processes they speak of.  A record lost costs one telling too many,
-never one too few.
+a run may be cut off between the rename and the signal.  What is known stands in records (see `tellings`).
+
+A command that an app asked for may take any time.  So first all files are put in place, one after the
+other; then the containers are told side by side (each its files in turn), all within one budget.  A command
+that does not end in its time goes on inside the container, where nothing but its own end ends it.  It is
+therefore remembered by the engine's id and not begun a second time: the next call asks what became of it,
+and takes a success found then as the telling.  Only after `PATIENCE_S` is another one begun beside it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import os
-import time
-from pathlib import Path
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
-from .containers import Container
+from .budget import Budget
+from .containers import Container, Engine
 from .errors import Refused, Retry
 from .files import write_file
-from .host import Host, Result
+from .host import FAILURES, Host, Result, failure
 from .orders import Write
+from .tellings import Tellings
 
-FORGET_AFTER_S = 7 * 86400.0
+WRITES_S = 8.0
+PATIENCE_S = 300.0
+SIDE_BY_SIDE = 16
 
 
-def write(host: Host, order: Write) -> Result:
-    """Put the file in place and tell the process if needed; raises Refused or Retry."""
-    digest = hashlib.sha256(order.content).hexdigest()
-    if digest != order.digest:
+@dataclass
+class Job:
+    """A file that is in place; `tell`: its process is still to be told."""
+
+    order: Write
+    container: Container
+    changed: bool
+    tell: bool
+
+    def result(self) -> Result:
+        """What is reported when everything went well."""
+        details = {"path": self.order.path, "digest": self.order.digest, "reloaded": self.tell}
+        return Result(self.order.id, "done", changed=self.changed or self.tell, details=details)
+
+
+def write(host: Host, orders: list[Write]) -> list[Result]:
+    """Put every file in place and tell who must be told; one result per order, in order."""
+    budget = Budget(WRITES_S, "writes")
+    tellings = Tellings(host.settings.state_dir, host.settings.owner)
+    results: dict[int, Result] = {}
+    waiting: dict[str, list[tuple[int, Job]]] = {}
+    for index, order in enumerate(orders):
+        try:
+            job = _put(host, tellings, order, budget)
+        except FAILURES as error:
+            results[index] = failure(order.id, error)
+            continue
+        results[index] = job.result()
+        if job.tell and not host.settings.check:
+            waiting.setdefault(job.container.id, []).append((index, job))
+    for told in _tell_all(host, tellings, list(waiting.values()), budget):
+        results.update(told)
+    return [results[index] for index in range(len(orders))]
+
+
+def _put(host: Host, tellings: Tellings, order: Write, budget: Budget) -> Job:
+    """Put one file in place; raises Refused or Retry."""
+    if hashlib.sha256(order.content).hexdigest() != order.digest:
         raise Refused(f"the content of {order.path} does not match its digest")
+    budget.left(0.0)
     _check_epoch(host)
     container = host.engine.find(order.task_id)
-    check = host.settings.check
     with host.engine.files(container) as place:
-        content_changed, changed = write_file(place, order.path, order.content, order.mode, check=check)
-    details = {"path": order.path, "digest": digest, "reloaded": False}
-    records = Records(host.settings.state_dir, host.settings.owner)
+        content_changed, changed = write_file(
+            place,
+            order.path,
+            order.content,
+            order.mode,
+            timeout_s=budget.left(order.timeout_s),
+            check=host.settings.check,
+        )
     listens = bool(order.command or order.signal)
-    if listens and (content_changed or not records.confirmed(container, order)):
-        if not check:
-            _tell(host, container, order)
-            records.confirm(container, order)
-        details["reloaded"] = changed = True
-    return Result(order.id, "done", changed=changed, details=details)
+    return Job(
+        order, container, changed, listens and (content_changed or not tellings.confirmed(container, order))
+    )
 
 
 def _check_epoch(host: Host) -> None:
@@ -53,49 +94,62 @@ def _check_epoch(host: Host) -> None:
         host.switch().check_epoch(host.settings.epoch)
 
 
-def _tell(host: Host, container: Container, order: Write) -> None:
+def _tell_all(
+    host: Host, tellings: Tellings, waiting: Sequence[list[tuple[int, Job]]], budget: Budget
+) -> list[dict[int, Result]]:
+    """Tell the containers side by side: results by index, one mapping for each container."""
+    if not waiting:
+        return []
+
+    def tell_one(jobs: list[tuple[int, Job]]) -> dict[int, Result]:
+        engine = Engine(host.settings.engine)  # its connection cannot be shared by threads
+        try:
+            return {index: _told(engine, tellings, job, budget) for index, job in jobs}
+        finally:
+            engine.close()
+
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
+        return list(threads.map(tell_one, waiting))
+
+
+def _told(engine: Engine, tellings: Tellings, job: Job, budget: Budget) -> Result:
+    try:
+        if not _succeeded_meanwhile(engine, tellings, job):
+            _tell(engine, tellings, job, budget)
+        tellings.confirm(job.container, job.order)
+    except FAILURES as error:
+        return failure(job.order.id, error)
+    return job.result()
+
+
+def _succeeded_meanwhile(engine: Engine, tellings: Tellings, job: Job) -> bool:
+    """Whether a command begun by an earlier call has ended well; raises Retry while it still runs."""
+    begun = tellings.begun(job.container, job.order)
+    if begun is None:
+        return False
+    run = engine.look_at(begun.run)
+    if run is not None and run.running and begun.age_s < PATIENCE_S:
+        raise Retry(
+            f"a command that was begun {begun.age_s:.0f} s ago for {job.order.path} has not ended; "
+            f"another one is begun when it has, or after {PATIENCE_S:g} s"
+        )
+    if run is None or run.running or run.code is None or not begun.same:
+        return False
+    if run.code != 0:
+        tellings.end(job.container, job.order)
+        raise Retry(f"{job.order.command[0]} ended with {run.code}, after longer than one call waits")
+    return True
+
+
+def _tell(engine: Engine, tellings: Tellings, job: Job, budget: Budget) -> None:
+    container, order = job.container, job.order
+    budget.left(order.timeout_s)
     if order.signal:
-        host.engine.signal(container, order.signal)
+        engine.signal(container, order.signal)
     if order.command:
-        code, output = host.engine.execute(container, order.command, order.timeout_s)
+        run = engine.prepare(container, order.command)
+        tellings.begin(container, order, run)
+        code, output = engine.execute(run, budget.left(order.timeout_s))
+        tellings.end(container, order)
         if code != 0:
             raise Retry(f"{order.command[0]} ended with {code}: {output.strip() or 'no output'}")
-
-
-class Records:
-    """The confirmed tellings of one owner on this host."""
-
-    def __init__(self, state_dir: str, owner: str) -> None:
-        self._directory = Path(state_dir) / "reloads" / hashlib.sha256(owner.encode()).hexdigest()[:16]
-
-    def confirmed(self, container: Container, order: Write) -> bool:
-        """Whether this start of the container was told of exactly this content in exactly this way."""
-        try:
-            text = self._path(container, order).read_text(encoding="utf-8")
-        except OSError:
-            return False
-        return text == _record(container, order)
-
-    def confirm(self, container: Container, order: Write) -> None:
-        """Remember a telling that succeeded, and forget those of long ago."""
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = self._path(container, order)
-        temporary = path.with_suffix(".new")
-        temporary.write_text(_record(container, order), encoding="utf-8")
-        temporary.replace(path)
-        self._forget(time.time() - FORGET_AFTER_S)
-
-    def _forget(self, before: float) -> None:
-        for path in self._directory.iterdir():
-            # Another call may remove the same record at the same time.
-            with contextlib.suppress(FileNotFoundError):
-                if path.stat().st_mtime < before:
-                    path.unlink()
-
-    def _path(self, container: Container, order: Write) -> Path:
-        key = f"{container.id}\0{order.path}".encode()
-        return self._directory / hashlib.sha256(key).hexdigest()
-
-
-def _record(container: Container, order: Write) -> str:
-    return json.dumps([container.incarnation, order.digest, order.signal, order.command])

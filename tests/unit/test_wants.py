@@ -1,0 +1,176 @@
+"""What each sink shall show: the table in the header of `handlers.wants`, and its exceptions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from mooring.core.labels import Claim, NoticeClaim
+from mooring.core.model import (
+    App,
+    AppId,
+    Binding,
+    BindingId,
+    Health,
+    HostName,
+    Instance,
+    InstanceId,
+    PoolName,
+    SinkName,
+    SinkState,
+    State,
+    TaskId,
+)
+from mooring.core.specs import FilesSpec, MemberSpec, PortSpec, ServiceSpec, Spec
+from mooring.core.template import Member
+from mooring.handlers.wants import (
+    APP_NAMES,
+    FILES,
+    HAPROXY,
+    LEDGER,
+    NAMES,
+    NETWORK,
+    NGINX,
+    PROBE,
+    Facts,
+    Wiring,
+    wants_of,
+)
+
+SERVICE = ServiceSpec("/web", 0, "tcp", 10000)
+DB = Member("/db", 0, "10.0.0.9", 5432, (5432,), None, "h2")
+READS_DB = NoticeClaim("", (AppId("/db"),), "/etc/db", "{{ (members|first).address }}")
+
+
+def facts(
+    state: State = State.RUNNING, health: Health = Health.HEALTHY, checked: bool = True, **changes: object
+) -> Facts:
+    instance = Instance(
+        InstanceId("i"), 1, TaskId("i._app.1"), AppId("/web"), HostName("h1"), state, health, (31000,)
+    )
+    made = Facts(
+        instance=instance,
+        app=App(AppId("/web"), 1, {}, checked=checked),
+        claim=Claim(AppId("/web"), PoolName("shop"), ports=(80,), services=(SERVICE,)),
+        wiring=Wiring(24, "10.0.0.1", 100),
+        zone="test",
+        lease_generation=1,
+        host_address="192.0.2.1",
+        members={},
+    )
+    return replace(made, **changes)
+
+
+def binding(**changes: object) -> Binding:
+    made = Binding(
+        BindingId("i"), AppId("/web"), InstanceId("i"), 1, TaskId("i._app.1"), HostName("h1"), 0, "10.0.0.5",
+        PoolName("shop"),
+    )  # fmt: skip
+    return replace(made, **changes)
+
+
+def settled(facts: Facts, start: Binding) -> Binding:
+    """The binding after everything wanted was shown, over and over until nothing changes."""
+    while True:
+        wants = wants_of(facts, start).specs
+        shown = replace(start, sinks={sink: SinkState(spec, spec) for sink, spec in wants.items()})
+        if shown == start:
+            return start
+        start = shown
+
+
+def specs(facts: Facts, start: Binding | None = None) -> dict[SinkName, Spec | None]:
+    return dict(wants_of(facts, start or settled(facts, binding())).specs)
+
+
+def member_state(spec: Spec | None) -> str:
+    assert isinstance(spec, MemberSpec)
+    return spec.state
+
+
+@pytest.mark.parametrize(
+    ("state", "health", "network", "member", "named"),
+    [
+        (State.RUNNING, Health.HEALTHY, True, "up", True),
+        (State.RUNNING, Health.UNKNOWN, True, "declared", False),
+        (State.RUNNING, Health.UNHEALTHY, True, "declared", False),
+        (State.KILLING, Health.HEALTHY, True, "drain", False),
+        (State.UNREACHABLE, Health.HEALTHY, True, "drain", False),
+        (State.DEAD, Health.UNKNOWN, False, "declared", False),
+    ],
+)
+def test_the_table(state: State, health: Health, network: bool, member: str, named: bool) -> None:
+    wants = specs(facts(state, health))
+    assert (wants[NETWORK] is not None) == network
+    assert member_state(wants[HAPROXY]) == member_state(wants[NGINX]) == member
+    assert (wants[APP_NAMES] is not None) == named
+    assert wants[NAMES] is not None
+    assert wants[LEDGER] is not None
+
+
+def test_a_departing_instance_shows_nothing() -> None:
+    assert set(specs(facts(), binding(departing=True)).values()) == {None}
+
+
+def test_no_traffic_before_the_port_is_confirmed() -> None:
+    assert member_state(specs(facts(), binding())[HAPROXY]) == "declared"
+
+
+def test_an_unchecked_app_serves_once_its_probe_was_answered() -> None:
+    unchecked = facts(health=Health.UNKNOWN, checked=False)
+    before = settled(unchecked, binding())
+    assert member_state(before.sink(HAPROXY).wanted) == "up"
+    unanswered = before.with_sink(PROBE, SinkState(before.sink(PROBE).wanted, None))
+    assert member_state(specs(unchecked, unanswered)[HAPROXY]) == "declared"
+
+
+def test_without_a_pool_the_host_and_its_port_are_balanced() -> None:
+    poolless = facts(claim=Claim(AppId("/web"), ports=(80,), services=(SERVICE,)), wiring=None)
+    wants = specs(poolless, binding(slot=None, address=None, pool=None))
+    assert wants[NETWORK] is None
+    spec = wants[HAPROXY]
+    assert isinstance(spec, MemberSpec)
+    assert [(endpoint.address, endpoint.port) for endpoint in spec.endpoints] == [("192.0.2.1", 31000)]
+
+
+def test_a_container_stays_wired_when_its_pool_leaves_the_configuration() -> None:
+    live = settled(facts(), binding())
+    assert specs(facts(wiring=None), live)[NETWORK] == live.sink(NETWORK).applied
+
+
+def test_a_first_file_comes_before_the_first_request_a_later_one_may_follow() -> None:
+    claim = replace(facts().claim, notices=(READS_DB,))
+    reading = facts(claim=claim, members={"/db": (DB,)})
+    live = settled(reading, binding())
+    assert member_state(live.sink(HAPROXY).wanted) == "up"
+    moved = facts(claim=claim, members={"/db": (replace(DB, address="10.0.0.10"),)})
+    wants = specs(moved, live)
+    assert wants[FILES] != live.sink(FILES).applied
+    assert member_state(wants[HAPROXY]) == "up"
+    new_container = replace(live, task=TaskId("i._app.2"), incarnation=2)
+    assert member_state(specs(reading, new_container)[HAPROXY]) == "declared"
+
+
+def test_a_file_that_cannot_be_rendered_harms_nothing_else() -> None:
+    claim = replace(facts().claim, notices=(READS_DB,))
+    live = settled(facts(claim=claim, members={"/db": (DB,)}), binding())
+    gone = wants_of(facts(claim=claim, members={}), live)
+    assert "app /web: file /etc/db:" in gone.problem
+    assert gone.specs[FILES] == live.sink(FILES).applied
+    assert member_state(gone.specs[HAPROXY]) == "up"
+    relaunched = wants_of(
+        facts(claim=claim, members={}), replace(live, task=TaskId("i._app.2"), host=HostName("h3"))
+    )
+    port = relaunched.specs[NETWORK]
+    assert isinstance(port, PortSpec)
+    assert port.host == "h3"
+    assert relaunched.specs[FILES] is None
+    assert member_state(relaunched.specs[HAPROXY]) == "declared"
+
+
+def test_the_file_of_a_draining_instance_stays_as_it_was() -> None:
+    claim = replace(facts().claim, notices=(READS_DB,))
+    live = settled(facts(claim=claim, members={"/db": (DB,)}), binding())
+    assert isinstance(live.sink(FILES).wanted, FilesSpec)
+    assert specs(facts(State.KILLING, claim=claim, members={}), live)[FILES] == live.sink(FILES).wanted
