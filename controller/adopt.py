@@ -16,7 +16,7 @@ hosts of the inventory have answered.  With a store that knows its leases, silen
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import structlog
@@ -37,7 +37,7 @@ from mooring.core.model import (
 )
 from mooring.core.sink import Sink
 from mooring.core.specs import NameSpec, PortSpec, SharedNameSpec
-from mooring.core.store import NO_EPOCH, PutBinding
+from mooring.core.store import NO_EPOCH, PutBinding, Write
 from mooring.handlers.hosts import Hosts, newest_epoch, port_marks
 from mooring.handlers.records import Records
 from mooring.handlers.wants import NETWORK
@@ -48,6 +48,8 @@ log = structlog.get_logger(__name__)
 
 _INCARNATION_AFTER = "._app."
 _UNKNOWN_APP = AppId("(unknown)")  # a name does not tell which app it was for
+Names = Mapping[str, Mapping[SinkName, Sequence[NameSpec | SharedNameSpec]]]
+_NO_NAMES: Names = {}
 _POOL_OF_ADDRESS = PoolName("")  # the book takes the pool that contains the address
 
 
@@ -55,9 +57,14 @@ _POOL_OF_ADDRESS = PoolName("")  # the book takes the pool that contains the add
 class Survey:
     """What the hosts said."""
 
-    epoch: Epoch = NO_EPOCH
+    epochs: dict[str, Epoch] = field(default_factory=dict)  # the highest that each host has seen
     marks: dict[str, list[PortSpec]] = field(default_factory=dict)
     silent: dict[str, str] = field(default_factory=dict)  # host: why
+
+    @property
+    def epoch(self) -> Epoch:
+        """The highest epoch of all."""
+        return max(self.epochs.values(), default=NO_EPOCH)
 
 
 async def survey(hosts: Hosts, names: Sequence[str], *, fence: bool = False) -> Survey:
@@ -68,7 +75,7 @@ async def survey(hosts: Hosts, names: Sequence[str], *, fence: bool = False) -> 
     for name, answer in zip(names, answers, strict=True):
         if isinstance(answer, Mapping) and answer.get("status") == "done":
             found.marks[name] = port_marks(name, answer)
-            found.epoch = max(found.epoch, newest_epoch(answer))
+            found.epochs[name] = newest_epoch(answer)
         elif isinstance(answer, Mapping):
             found.silent[name] = str(answer.get("reason"))
         elif isinstance(answer, Retryable | Refused):
@@ -78,15 +85,25 @@ async def survey(hosts: Hosts, names: Sequence[str], *, fence: bool = False) -> 
     return found
 
 
-async def adopt(records: Records, found: Survey, clock: Clock) -> int:
-    """Take over every marked port that no record knows; how many there were."""
+async def adopt(records: Records, found: Survey, clock: Clock, names: Names = _NO_NAMES) -> int:
+    """Take over every marked port that no record knows, with the names that lead there; how many."""
     adopted = 0
     for marks in found.marks.values():
         for spec in marks:
             if not _is_known(records, spec):
-                await _adopt_one(records, spec, clock)
+                await _adopt_one(records, spec, names.get(spec.address, {}), clock)
                 adopted += 1
     return adopted
+
+
+async def observe_names(sinks: Sequence[Sink]) -> Names:
+    """Every name of ours, by the address that it leads to and the sink that shows it."""
+    found: dict[str, dict[SinkName, list[NameSpec | SharedNameSpec]]] = {}
+    for sink in sinks:
+        for spec in (await sink.observe()).values():
+            if isinstance(spec, NameSpec | SharedNameSpec):
+                found.setdefault(spec.address, {}).setdefault(sink.name, []).append(spec)
+    return found
 
 
 def _is_known(records: Records, spec: PortSpec) -> bool:
@@ -98,7 +115,12 @@ def _is_known(records: Records, spec: PortSpec) -> bool:
     )
 
 
-async def _adopt_one(records: Records, spec: PortSpec, clock: Clock) -> None:
+async def _adopt_one(
+    records: Records,
+    spec: PortSpec,
+    names: Mapping[SinkName, Sequence[NameSpec | SharedNameSpec]],
+    clock: Clock,
+) -> None:
     binding = _record_for(records, spec)
     async with records.changing():
         try:
@@ -116,7 +138,9 @@ async def _adopt_one(records: Records, spec: PortSpec, clock: Clock) -> None:
             slot=planned.lease.slot,
             address=planned.lease.address,
             pool=planned.lease.pool,
-            sinks={NETWORK: SinkState(spec, spec)},
+            # Whatever becomes of the instance, its names are its own to keep or to undo.
+            sinks={NETWORK: SinkState(spec, spec)}
+            | {sink: SinkState(residue=tuple(shown)) for sink, shown in names.items()},
         )
         await records.commit([*planned.writes, PutBinding(seated)])
     log.info("adopted", instance=spec.instance, address=spec.address, host=spec.host)
@@ -138,32 +162,40 @@ def _record_for(records: Records, spec: PortSpec) -> Binding:
     )
 
 
-async def quarantine_named(records: Records, sinks: Sequence[Sink], clock: Clock) -> None:
-    """Addresses that only a name of ours still leads to: let them cool, and have those names removed."""
-    for sink in sinks:
-        for spec in (await sink.observe()).values():
-            if not isinstance(spec, NameSpec | SharedNameSpec) or records.book.by_address(spec.address):
+async def quarantine_named(records: Records, names: Names, clock: Clock) -> None:
+    """Addresses that only names of ours still lead to: let them cool, and have those names removed."""
+    for address, shown in names.items():
+        async with records.changing():
+            if records.book.by_address(address) is not None:
                 continue
-            async with records.changing():
-                stale = _stale_name(records, sink.name, spec)
-                try:
-                    writes = records.book.plan_quarantine(
-                        spec.address, clock.now(), f"only the name {spec.name} is known of it"
-                    )
-                except Refused as error:  # no pool of ours holds it; the name goes all the same
-                    log.warning("stale name outside the pools", name=spec.name, reason=str(error))
-                    writes = []
-                await records.commit([*writes, PutBinding(stale)])
-            log.info("stale name", name=spec.name, address=spec.address)
+            # One transaction: the lease says afterwards that the address has been dealt with, whole.
+            writes: list[Write] = [PutBinding(record) for record in _stale_names(records, shown)]
+            reason = "only a name of ours is known of it"
+            try:
+                writes += records.book.plan_quarantine(address, clock.now(), reason)
+            except Refused as error:  # no pool of ours holds it; the names go all the same
+                log.warning("stale name outside the pools", address=address, reason=str(error))
+            await records.commit(writes)
+        log.info("stale name", address=address)
 
 
-def _stale_name(records: Records, sink: SinkName, spec: NameSpec | SharedNameSpec) -> Binding:
-    """A record with nothing but the name that has to go."""
-    number = 1
-    while records.get(BindingId(f"{spec.name}~{number}")) is not None:
-        number += 1
+def _stale_names(
+    records: Records, shown: Mapping[SinkName, Sequence[NameSpec | SharedNameSpec]]
+) -> Iterator[Binding]:
+    """Records with nothing but names that have to go. A name may have led to several addresses."""
+    taken: set[BindingId] = set()
+    for sink, specs in shown.items():
+        for spec in specs:
+            number = 1
+            while (key := BindingId(f"{spec.name}~{number}")) in taken or records.get(key) is not None:
+                number += 1
+            taken.add(key)
+            yield _stale_name(key, sink, spec)
+
+
+def _stale_name(key: BindingId, sink: SinkName, spec: NameSpec | SharedNameSpec) -> Binding:
     return Binding(
-        id=BindingId(f"{spec.name}~{number}"),
+        id=key,
         app=_UNKNOWN_APP,
         instance=InstanceId(spec.name),
         incarnation=1,

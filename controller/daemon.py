@@ -105,8 +105,7 @@ async def _build(settings: Settings, observe: bool, stack: AsyncExitStack) -> tu
         *host_sinks(hosts, names, settings.ansible.interface),
         *edge_sinks(settings, store, session, clock),
     ]
-    ground = await survey_all(hosts, names, contents, sinks, fences=not observe)
-    await store.begin(hosts.epoch)
+    ground = await survey_all(hosts, names, store, contents, sinks, fences=not observe)
     policy: list[Sink] = [Rehearsal(sink) for sink in sinks] if observe else sinks
     records = _records(settings, store, contents)
     access = access_of(settings.marathon)
@@ -217,7 +216,7 @@ async def _work_until(stop: asyncio.Event, engine: Engine, ground: Ground) -> No
 
 async def _hear_and_stay(engine: Engine, ground: Ground) -> None:
     """Ends only by failing: that every host has been heard is no reason to stop."""
-    await hear_silent_hosts(engine, ground, engine.name_sinks)
+    await hear_silent_hosts(engine, ground)
     await asyncio.Event().wait()
 
 

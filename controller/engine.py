@@ -86,7 +86,7 @@ class Engine:
         self._outside = outside
         marathon = settings.marathon
         self.view = View(absence_confirm_s=marathon.absence_confirm_s)
-        self.claims = Claims(rules_of(settings, records.book.pools))
+        self.claims = Claims(rules_of(settings, records.book.pools), records.all(), self._claim_changed)
         self.latency = Latency(self.clock, self.metrics.applied, self.metrics.sink_answered)
         self.queue: WorkQueue[BindingId] = WorkQueue(
             self.clock,
@@ -116,7 +116,7 @@ class Engine:
             marathon.snapshot_every_s,
             heard=self.latency.heard,
             stored_keys=lambda: [binding.id for binding in records.all()],
-            snapshot_ended=self.metrics.snapshot_taken,
+            snapshot_ended=self._snapshot_ended,
         )
         self.janitor = Janitor(records, self.view, self.clock, self.claims.apps, self.claims.forget)
         self.report = Report(
@@ -319,6 +319,16 @@ class Engine:
         elif self.view.instance(binding.instance) is None:
             self.view.restore([_as_last_seen(binding)])
             self.queue.add(binding.id)
+
+    def _claim_changed(self, app: AppId) -> None:
+        """A name went from one app to another."""
+        for instance in self.view.instances_of(app):
+            self.queue.add(BindingId(instance.id))
+
+    def _snapshot_ended(self, result: str) -> None:
+        """All apps are known to `claims` before the first worker starts."""
+        self.claims.see(self.view.apps())
+        self.metrics.snapshot_taken(result)
 
     def _host_resolved(self, host: HostName) -> None:
         for binding in self.records.all():

@@ -27,11 +27,11 @@ from mooring.core.sink import NotPossible
 from mooring.core.template import Member
 from mooring.handlers.converge import Converger, Walk
 from mooring.handlers.create import Seats
-from mooring.handlers.health import only_network, show
+from mooring.handlers.health import show
 from mooring.handlers.kill import Kills
 from mooring.handlers.records import Records
 from mooring.handlers.restart import Restarts
-from mooring.handlers.wants import LEDGER, NETWORK, Facts, Wants, Wiring, member_of, wants_of
+from mooring.handlers.wants import LEDGER, NETWORK, Facts, Wiring, member_of, wants_of
 
 log = structlog.get_logger(__name__)
 
@@ -139,16 +139,14 @@ class Reconciler:
         if claim is not None and claim.pool is not None and bound.address is None and not bound.departing:
             bound = await self._seats.seat(bound, app, claim)
         await self._restarts.follow(bound)
-        facts = self._facts(bound, observed, app, claim or Claim(app.id, bound.pool))
-        wants = wants_of(facts, bound)
-        if claim is None:
-            wants = Wants(only_network(wants.specs))
+        wants = wants_of(self._facts(bound, observed, app, claim), bound)
         self._file_problems[bound.id] = wants.problem
         return await show(self._records, bound, wants.specs, self._converger.sinks)
 
-    def _facts(self, bound: Binding, observed: Instance, app: App, claim: Claim) -> Facts:
+    def _facts(self, bound: Binding, observed: Instance, app: App, claim: Claim | None) -> Facts:
         lease = self._records.book.by_address(bound.address) if bound.address else None
-        sources = {source for notice in claim.notices for source in notice.sources}
+        notices = claim.notices if claim else ()
+        sources = {source for notice in notices for source in notice.sources}
         return Facts(
             instance=observed,
             app=app,
@@ -163,9 +161,9 @@ class Reconciler:
     def members(self, app_id: AppId) -> tuple[Member, ...]:
         """Who belongs to an app, as its dependents see it: everyone on the books who is not leaving."""
         app = self._view.app(app_id)
-        claim = self._claims.of(app) if app else None
-        if app is None or claim is None:
+        if app is None:
             return ()
+        claim = self._claims.of(app)
         found: list[Member] = []
         for binding in self._records.of_app(app_id):
             observed = self._view.instance(binding.instance)

@@ -10,11 +10,19 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from mooring.core.errors import ConfigRefused
 from mooring.core.specs import Route
@@ -27,6 +35,17 @@ def _http_url(value: str) -> str:
     return value.rstrip("/")
 
 
+_LOOK_AT_FILES = {"files": True}
+
+
+def _readable(value: Path, info: ValidationInfo) -> Path:
+    """Files are looked at only when a real configuration is loaded."""
+    if info.context == _LOOK_AT_FILES and not os.access(value, os.R_OK):
+        raise ValueError(f"{value} cannot be read: create it, correct the path or its permissions")
+    return value
+
+
+ReadableFile = Annotated[Path, AfterValidator(_readable)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Seconds = Annotated[float, Field(gt=0)]
 TcpPort = Annotated[int, Field(ge=1, le=65535)]
@@ -43,9 +62,9 @@ class MarathonSettings(Section):
 
     endpoints: tuple[HttpUrl, ...] = Field(min_length=1, description="Base URLs of all Marathon instances.")
     user: str | None = Field(None, description="User for HTTP Basic authentication.")
-    password_file: Path | None = Field(None, description="File with the password for `user`.")
-    token_file: Path | None = Field(None, description="File with a DC/OS authentication token.")
-    ca_file: Path | None = Field(None, description="CA bundle for https endpoints.")
+    password_file: ReadableFile | None = Field(None, description="File with the password for `user`.")
+    token_file: ReadableFile | None = Field(None, description="File with a DC/OS authentication token.")
+    ca_file: ReadableFile | None = Field(None, description="CA bundle for https endpoints.")
     silence_s: Seconds = Field(
         25.0, description="A stream silent for so long is dead; Marathon sends a heartbeat each 10 s."
     )
@@ -89,6 +108,15 @@ class PoolSettings(Section):
     )
     owners: tuple[str, ...] = Field((), description="App id prefixes that may use the pool; empty: all.")
 
+    @model_validator(mode="after")
+    def _makes_sense(self) -> PoolSettings:
+        try:
+            _pool("this", self)
+        except ConfigRefused as error:
+            faults = (fault.removeprefix("pool this: ") for fault in error.problems)
+            raise ValueError("; ".join(faults)) from error
+        return self
+
 
 class LeaseSettings(Section):
     """How long addresses rest."""
@@ -105,7 +133,7 @@ class LeaseSettings(Section):
 class AnsibleSettings(Section):
     """How the hosts are reached."""
 
-    inventory: Path = Field(
+    inventory: ReadableFile = Field(
         description="Ansible inventory; host names equal the agents' host names in Marathon."
     )
     bridge: str = Field(
@@ -116,7 +144,12 @@ class AnsibleSettings(Section):
     )
     connect_timeout_s: int = Field(5, ge=1, description="Time for ssh to connect.")
     play_timeout_s: Seconds = Field(60.0, description="Longest time for one play.")
-    parallel: int = Field(4, ge=1, le=64, description="Plays at a time, each for one host.")
+    parallel: int = Field(
+        16,
+        ge=1,
+        le=64,
+        description="Plays at a time, at most two for a host; a quarter more for failing hosts.",
+    )
 
 
 class DnsSettings(Section):
@@ -130,7 +163,7 @@ class DnsSettings(Section):
     key_algorithm: Literal["hmac-sha256", "hmac-sha384", "hmac-sha512"] = Field(
         "hmac-sha256", description="Its algorithm."
     )
-    secret_file: Path = Field(description="File with the key's base64 secret.")
+    secret_file: ReadableFile = Field(description="File with the key's base64 secret.")
     ttl: int = Field(10, ge=1, le=86400, description="TTL of new records, seconds.")
     timeout_s: Seconds = Field(5.0, description="Longest time for one update.")
 
@@ -162,7 +195,7 @@ class WebhookSettings(Section):
     """A CMDB that takes signed HTTP requests."""
 
     url: HttpUrl = Field(description="Base URL; items are put to <url>/items/<key>.")
-    secret_file: Path = Field(description="File with the secret of the HMAC-SHA256 signature.")
+    secret_file: ReadableFile = Field(description="File with the secret of the HMAC-SHA256 signature.")
     timeout_s: Seconds = Field(10.0, description="Longest time for one request.")
 
 
@@ -219,6 +252,24 @@ class Settings(Section):
     control: ControlSettings = ControlSettings()  # type: ignore[call-arg]
     log: LogSettings = LogSettings()  # type: ignore[call-arg]
 
+    @field_validator("pools")
+    @classmethod
+    def _do_not_overlap(cls, pools: dict[str, PoolSettings]) -> dict[str, PoolSettings]:
+        try:
+            Pools(_pool(name, table) for name, table in pools.items())
+        except ConfigRefused as error:
+            raise ValueError("; ".join(error.problems)) from error
+        return pools
+
+
+def _problem_of(fault: Any) -> str:
+    """What is wrong, and what to do about it."""
+    remedies = {"missing": "set it", "extra_forbidden": "remove it or correct its spelling"}
+    if fault["type"] == "value_error":  # our own words say what to do
+        return str(fault["ctx"]["error"])
+    given = f"got {fault.get('input')!r:.80}"
+    return f"{fault['msg']}; {remedies.get(fault['type']) or given}"
+
 
 def load_settings(path: Path) -> Settings:
     """Read and check the file. Raises `ConfigRefused` with every problem: file, key, remedy."""
@@ -229,33 +280,19 @@ def load_settings(path: Path) -> Settings:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigRefused([f"{path}: is not TOML: {error}"]) from error
     try:
-        settings = Settings.model_validate(table)
+        return Settings.model_validate(table, context=_LOOK_AT_FILES)
     except ValidationError as error:
         raise ConfigRefused([_problem(path, fault) for fault in error.errors()]) from error
-    if problems := [f"{path}: {problem}" for problem in (*_pool_faults(settings), *_missing_files(settings))]:
-        raise ConfigRefused(problems)
-    return settings
 
 
 def _problem(path: Path, fault: Any) -> str:
     key = ".".join(str(part) for part in fault["loc"])
-    remedies = {"missing": "set it", "extra_forbidden": "remove it or correct its spelling"}
-    remedy = remedies.get(fault["type"], f"got {fault.get('input')!r:.80}")
-    return f"{path}: {key or 'file'}: {fault['msg']}; {remedy}"
+    return f"{path}: {key or 'file'}: {_problem_of(fault)}"
 
 
 def pools_of(settings: Settings) -> Pools:
-    """The pools as the address book knows them. Raises `ConfigRefused` with every fault of every pool."""
-    pools: list[Pool] = []
-    faults: list[str] = []
-    for name, table in settings.pools.items():
-        try:
-            pools.append(_pool(name, table))
-        except ConfigRefused as error:
-            faults += error.problems
-    if faults:
-        raise ConfigRefused(faults)
-    return Pools(pools)
+    """The pools as the address book knows them."""
+    return Pools(_pool(name, table) for name, table in settings.pools.items())
 
 
 def _pool(name: str, table: PoolSettings) -> Pool:
@@ -270,25 +307,3 @@ def _pool(name: str, table: PoolSettings) -> Pool:
         reservations=table.reserve,
         groups=table.owners,
     )
-
-
-def _pool_faults(settings: Settings) -> tuple[str, ...]:
-    try:
-        pools_of(settings)
-    except ConfigRefused as error:
-        return error.problems
-    return ()
-
-
-def _missing_files(settings: Settings) -> Iterator[str]:
-    files = {
-        "ansible.inventory": settings.ansible.inventory,
-        "marathon.password_file": settings.marathon.password_file,
-        "marathon.token_file": settings.marathon.token_file,
-        "marathon.ca_file": settings.marathon.ca_file,
-        "dns.secret_file": settings.dns.secret_file if settings.dns else None,
-        "webhook.secret_file": settings.webhook.secret_file if settings.webhook else None,
-    }
-    for key, path in files.items():
-        if path is not None and not os.access(path, os.R_OK):
-            yield f"{key}: {path} cannot be read; create it, correct the path or its permissions"

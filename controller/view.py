@@ -240,7 +240,11 @@ class View:
         """Deal with the app's instances that a listing lacks; returns those whose absence is confirmed."""
         confirmed = []
         for id, entry in self._members.get(app, {}).items():
-            if id in listed or entry.gone or entry.touched >= begun:
+            if id in listed or entry.gone:
+                continue
+            if entry.touched >= begun:
+                if entry.evidence:
+                    dirty.apps_to_refresh.add(app)  # it ended while this listing was on its way: ask again
                 continue
             if entry.evidence:
                 self._end_absent(entry, now, dirty)

@@ -2,8 +2,11 @@
 
 Labels are hostile until they have passed here.  Whatever leaves as a `Claim` can go into a DNS message,
 a proxy configuration, a path or an argument vector, because each value matched a narrow form first.
-One unacceptable label refuses the whole claim (`LabelRefused` names app, label and reason): half a
-claim would surprise its owner more than none.  The app then keeps its last good state.
+One unacceptable label refuses the whole claim (`LabelRefused` names app, label and reason in one line): half
+a claim would surprise its owner more than none.  The app then keeps its last good state.
+
+All numbers of ports are counted as in Marathon's list of them: `Claim.ports[n]`, the service with index n and
+`HAPROXY_n_*` mean the same port.  One that is not known ahead (Marathon chooses it) keeps its place as 0.
 
 `MOORING_*` labels are ours, and an unknown one is refused: it is a typing error or a hope.
 `HAPROXY_*` labels mean what they mean to marathon-lb; the ones we do not use are left alone.
@@ -23,10 +26,12 @@ from typing import Protocol
 from mooring.core.errors import LabelRefused
 from mooring.core.model import App, AppId, PoolName
 from mooring.core.specs import ServiceSpec
-from mooring.core.template import Member, TemplateRefused, render_template
+from mooring.core.template import Member, TemplateRefused, one_line, render_template
 
 LONGEST_VALUE = 8192  # characters; Marathon itself sets no limit
 LONGEST_COMMAND = 32  # arguments
+_LONGEST_REFUSAL = 399  # characters, with app and label
+_LONGEST_LABEL = 60  # characters of a label's own name in a refusal
 
 _HOSTNAME = re.compile(r"(?=.{1,253}\Z)(?!-)[a-z0-9-]{1,63}(?<!-)(\.(?!-)[a-z0-9-]{1,63}(?<!-))*\Z")
 _APP_ID = re.compile(r"/(?:[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?)(?:/[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?)*\Z")
@@ -93,7 +98,8 @@ class Claim:
 
     app: AppId
     pool: PoolName | None = None
-    ports: tuple[int, ...] = ()
+    ports: tuple[int, ...] = ()  # in the app's order, 0 for one that is not known ahead
+    tcp_ports: tuple[int, ...] = ()  # the known ones that accept connections, each once
     policy: IpPolicy = IpPolicy.SLOT
     pinned: tuple[str, ...] = ()
     services: tuple[ServiceSpec, ...] = ()
@@ -115,20 +121,25 @@ class _Reader:
     def claim(self) -> Claim:
         self._check_known()
         policy = self._policy()
+        ports = self._ports()
         return Claim(
             app=self.app.id,
             pool=self._pool(),
-            ports=self._ports(),
+            ports=ports,
+            tcp_ports=self._tcp_ports(ports),
             policy=policy,
             pinned=self._pinned(policy),
-            services=self._services(),
+            services=self._services(max(len(ports), len(self.app.ports))),
             notices=self._notices(),
             dns_name=self._dns_name(),
             ttl=self._number("MOORING_DNS_TTL", self.rules.ttl, 1, 86400),
         )
 
     def refuse(self, label: str, reason: str) -> LabelRefused:
-        return LabelRefused(self.app.id, label, reason)
+        """The refusal, in one line whatever the label's name and value are."""
+        short = one_line(label, _LONGEST_LABEL)
+        around = len(str(LabelRefused(self.app.id, short, "")))
+        return LabelRefused(self.app.id, short, one_line(reason, max(_LONGEST_REFUSAL - around, 60)))
 
     def _check_known(self) -> None:
         for label, value in self.app.labels.items():
@@ -160,12 +171,16 @@ class _Reader:
         return PoolName(name)
 
     def _ports(self) -> tuple[int, ...]:
-        mapped = tuple(port.container for port in self.app.ports if port.container)
+        mapped = tuple(port.container or 0 for port in self.app.ports)
         text = self.app.labels.get("MOORING_PORTS")
-        if text is None:
-            return mapped
-        listed = tuple(self._port("MOORING_PORTS", part.strip()) for part in text.split(","))
-        return mapped or listed
+        listed = () if text is None else tuple(self._port("MOORING_PORTS", part) for part in text.split(","))
+        return mapped if any(mapped) else listed
+
+    def _tcp_ports(self, ports: tuple[int, ...]) -> tuple[int, ...]:
+        """Those that answer a connection. A port that only the label knows is one of TCP."""
+        protocols = [port.protocol for port in self.app.ports] + ["tcp"] * len(ports)
+        known = [port for port, protocol in zip(ports, protocols, strict=False) if port and "tcp" in protocol]
+        return tuple(dict.fromkeys(known))
 
     def _policy(self) -> IpPolicy:
         text = self.app.labels.get("MOORING_IP_POLICY", "slot")
@@ -209,8 +224,7 @@ class _Reader:
             raise self.refuse("MOORING_DNS_NAME", f"{_shown(name)} is not a host name (RFC 1123, lower case)")
         return name
 
-    def _services(self) -> tuple[ServiceSpec, ...]:
-        count = max(len(self.app.ports), len(self._ports()))
+    def _services(self, count: int) -> tuple[ServiceSpec, ...]:
         return tuple(self._service(index) for index in range(count) if self._balanced(index))
 
     def _balanced(self, index: int) -> bool:
@@ -309,7 +323,8 @@ class _Reader:
         operators = [word for word in words if word and set(word) <= set("();<>|&")]
         if operators:
             raise self.refuse(
-                label, f"no shell runs it, {operators[0]!r} would be an argument; put a script in the image"
+                label,
+                f"no shell runs it, {_shown(operators[0])} would be an argument; put a script in the image",
             )
         if len(words) > LONGEST_COMMAND:
             raise self.refuse(label, f"has {len(words)} arguments; at most {LONGEST_COMMAND} are accepted")
@@ -329,19 +344,30 @@ class _Reader:
         return text
 
     def _port(self, label: str, text: str) -> int:
-        if not text.isascii() or not text.isdigit() or not 1 <= int(text[:6]) <= 65535:
-            raise self.refuse(label, f"{_shown(text)} is not a port (1 to 65535)")
-        return int(text)
+        port = _whole(text.strip(), 1, 65535)
+        if port is None:
+            raise self.refuse(label, f"{_shown(text.strip())} is not a port (1 to 65535)")
+        return port
 
     def _number(self, label: str, default: int, lowest: int, highest: int) -> int:
         text = self.app.labels.get(label)
         if text is None:
             return default
-        if not text.isascii() or not text.isdigit() or not lowest <= int(text[:10]) <= highest:
+        number = _whole(text, lowest, highest)
+        if number is None:
             raise self.refuse(label, f"{_shown(text)} is not a number from {lowest} to {highest}")
-        return int(text)
+        return number
+
+
+def _whole(text: str, lowest: int, highest: int) -> int | None:
+    """The number that the text is; None unless it is plain digits, not too many, and in the range."""
+    if not text.isascii() or not text.isdigit() or len(text) > len(str(highest)):
+        return None
+    number = int(text)
+    return number if lowest <= number <= highest else None
 
 
 def _shown(value: str) -> str:
-    """A hostile value, quoted and cut for a message."""
-    return repr(value if len(value) <= 60 else value[:57] + "...")
+    """A hostile value, quoted and cut for a message. Cut after quoting: one character may become ten."""
+    quoted = repr(value[:61])
+    return quoted if len(quoted) <= 62 else quoted[:59] + "..."

@@ -14,6 +14,9 @@ What is done about ansible-runner's sharp edges, each of which was met:
 * Runs that share a data directory read each other's files, so each has a fresh one that is deleted with it.
 * An exception in its event handler would end the run without a result, so ours cannot raise.
 
+A host that hangs holds a thread until its play's time is up.  Hosts whose last play gave no results therefore
+share a few threads of their own until one of their plays succeeds, and never take one from the others.
+
 Operations travel as Base64 of JSON: text in them (file contents made from labels) must never be taken for a
 template on the controller.
 """
@@ -58,12 +61,12 @@ class PlayFailed(Retryable):
 
 
 class AnsibleRunner:
-    """Runs `host.yml` for one host at a time, several hosts in parallel.
+    """Runs `host.yml` for one host at a time, several plays in parallel.
 
     `inventory` is Ansible's, and may set `mooring_database`, `mooring_engine` and `mooring_state_dir` for
     hosts that differ.  `owner` and `bridge` are what the module needs to know its own ports.  A play is ended
     after `timeout_s`; `grace_s` is the time it then has to end by itself.  `parallel` bounds the plays in
-    flight.
+    flight; a quarter as many may be in flight besides, for hosts whose last play gave no results.
     """
 
     def __init__(
@@ -90,7 +93,9 @@ class AnsibleRunner:
         self._monotonic = monotonic
         # Below a short path: the sockets of shared ssh connections may not have long ones.
         self._work_dir = Path(tempfile.mkdtemp(prefix="mooring-"))
-        self._executor = ThreadPoolExecutor(parallel, thread_name_prefix="ansible")
+        self._answering = ThreadPoolExecutor(parallel, thread_name_prefix="ansible")
+        self._failing = ThreadPoolExecutor(max(1, parallel // 4), thread_name_prefix="ansible-failing")
+        self._failed: set[str] = set()
         self._flights: set[_Flight] = set()
 
     async def run(self, host: str, operations: Sequence[Mapping[str, object]], epoch: int) -> Results:
@@ -100,7 +105,8 @@ class AnsibleRunner:
         """
         flight = _Flight(self._play(host, operations, epoch), self._timeout_s, self._grace_s, self._monotonic)
         self._flights.add(flight)
-        future = asyncio.get_running_loop().run_in_executor(self._executor, flight.fly)
+        executor = self._failing if host in self._failed else self._answering
+        future = asyncio.get_running_loop().run_in_executor(executor, flight.fly)
         try:
             await asyncio.shield(future)
         except asyncio.CancelledError:
@@ -109,9 +115,11 @@ class AnsibleRunner:
             raise
         finally:
             self._flights.discard(flight)
+        self._failed.add(host)  # unless its results say otherwise
         results = flight.results(host)
         if len(results) != len(operations):
             raise PlayFailed(f"host {host} gave {len(results)} results for {len(operations)} operations")
+        self._failed.discard(host)
         return results
 
     async def close(self) -> None:
@@ -121,7 +129,8 @@ class AnsibleRunner:
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
-        self._executor.shutdown(wait=True)
+        for executor in (self._answering, self._failing):
+            executor.shutdown(wait=True)
         for control in self._work_dir.glob("cp/*"):
             words = ["ssh", "-o", f"ControlPath={control}", "-O", "exit", "any"]
             subprocess.run(words, capture_output=True, timeout=10, check=False)

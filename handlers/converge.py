@@ -110,6 +110,8 @@ def _may_move(name: SinkName, binding: Binding, failed: Collection[SinkName]) ->
 
 def _goes_out(state: SinkState) -> bool:
     wanted = state.wanted
+    if isinstance(wanted, ItemSpec):
+        return wanted.status == "down"  # told at once: a host that is lost wires nothing first
     return wanted is None or (isinstance(wanted, MemberSpec) and wanted.state != "up")
 
 

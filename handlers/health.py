@@ -12,7 +12,6 @@ from collections.abc import Collection, Mapping
 from mooring.core.model import Binding, SinkName
 from mooring.core.specs import Spec
 from mooring.handlers.records import Records
-from mooring.handlers.wants import NETWORK
 
 
 async def show(
@@ -28,8 +27,3 @@ async def show(
         if sink in sinks and state.wanted != spec:
             wishful = wishful.with_sink(sink, state.want(spec))
     return await records.save(wishful)
-
-
-def only_network(wants: Mapping[SinkName, Spec | None]) -> dict[SinkName, Spec | None]:
-    """What may still be followed for an app whose labels are refused: its container keeps its address."""
-    return {NETWORK: wants.get(NETWORK)}

@@ -1,8 +1,13 @@
 """The sinks that live on the agents' hosts: switch ports, probes and files.
 
 All three speak to the same small program on each host, through an Ansible play that takes any number
-of operations.  A play costs about a second whatever it carries, so the three sinks share one lane per
-host: what any of them has waiting leaves together, and a host never has two plays at once.
+of operations.  A play costs about a second whatever it carries, so what waits for a host leaves together.
+
+Each host has two lanes.  Wiring (attach, detach, observe) depends on nothing but the host itself; writes and
+probes go inside containers, where an app's own command may take its time, and must not delay anybody's
+wiring.  A host may therefore have two plays at once, but never two of a lane, which is all that the program
+asks for: ports are changed by wiring alone, files and the records of what was told by the other lane alone.
+Both read the switch, which is transactional, and a probe that meets a port being removed just fails.
 
 The program answers each operation for itself ("done", "retry", "refused"); a host that does not answer
 fails its own lane only.
@@ -25,6 +30,8 @@ from mooring.handlers.wants import FILES, NETWORK, PROBE
 
 Operation = Mapping[str, Any]
 Answer = Mapping[str, Any]
+_INSIDE = frozenset({"write", "probe"})
+_WIRING = frozenset({"attach", "detach"})
 
 
 class Runner(Protocol):
@@ -34,16 +41,18 @@ class Runner(Protocol):
 
 
 class Hosts:
-    """All agents' hosts, one lane each."""
+    """All agents' hosts, two lanes each."""
 
     def __init__(self, runner: Runner, clock: Clock, epoch: Epoch) -> None:
         self.epoch = epoch
+        self._told: dict[str, Epoch] = {}
         self._runner = runner
-        self._lanes: Lanes[Operation, Answer] = Lanes(self._play, clock, window_s=0.05)
+        self._wiring: Lanes[Operation, Answer] = Lanes(self._play, clock, window_s=0.05)
+        self._inside: Lanes[Operation, Answer] = Lanes(self._play, clock, window_s=0.05)
 
     async def do(self, host: str, operations: Iterable[Operation]) -> list[Answer]:
-        """Carry out operations on a host with its next play. Raises `Retryable` if the host fails."""
-        return list(await asyncio.gather(*(self._lanes.submit(host, operation) for operation in operations)))
+        """Carry out operations on a host with its next plays. Raises `Retryable` if the host fails."""
+        return list(await asyncio.gather(*(self._submit(host, operation) for operation in operations)))
 
     async def marks(self, host: str, *, fence: bool = False) -> Answer:
         """Every port on the host that carries our mark, and the highest epoch seen there.
@@ -55,9 +64,19 @@ class Hosts:
 
     async def close(self) -> None:
         """Let the plays in the air land."""
-        await self._lanes.close()
+        await asyncio.gather(self._wiring.close(), self._inside.close())
+
+    async def _submit(self, host: str, operation: Operation) -> Answer:
+        lanes = self._inside if operation["op"] in _INSIDE else self._wiring
+        return await lanes.submit(host, operation)
+
+    def has_told(self, host: str) -> bool:
+        """Whether the host may know our present epoch from us: something that raises its fence was sent."""
+        return self._told.get(host) == self.epoch
 
     async def _play(self, host: str, operations: Sequence[Operation]) -> Sequence[Answer]:
+        if any(operation["op"] in _WIRING or operation.get("fence") for operation in operations):
+            self._told[host] = self.epoch
         return await self._runner.run(host, operations, self.epoch)
 
 
@@ -107,7 +126,10 @@ class _HostSink:
         except Refused as error:
             return NotPossible(str(error))
         return _worst(
-            [_outcome(operation, answer) for operation, answer in zip(operations, answers, strict=True)]
+            [
+                _outcome(operation, answer, operations)
+                for operation, answer in zip(operations, answers, strict=True)
+            ]
         )
 
     def _operations(self, change: Change) -> list[Operation]:
@@ -241,7 +263,7 @@ def _attach(binding: BindingId, wanted: PortSpec, interface: str) -> Operation:
     }
 
 
-def _outcome(operation: Operation, answer: Answer) -> Outcome:
+def _outcome(operation: Operation, answer: Answer, all_of_change: Sequence[Operation]) -> Outcome:
     status, reason = answer.get("status"), str(answer.get("reason") or "no reason given")
     if status == "retry":
         return RetryAfter(reason)
@@ -249,12 +271,20 @@ def _outcome(operation: Operation, answer: Answer) -> Outcome:
         return NotPossible(reason)
     for port in answer.get("spared", ()):
         # A detach spares what lives for somebody else. Then the address is not free, whatever we hold.
-        if port.get("address") == operation.get("address"):
+        if port.get("address") == operation.get("address") and not _goes_too(port, all_of_change):
             holder = port.get("instance")
             return NotPossible(f"{port['address']} is on a living port of {holder}; stop one of the two")
     return Done(bool(answer.get("changed")))
 
 
+def _goes_too(port: Mapping[str, Any], operations: Sequence[Operation]) -> bool:
+    """Whether a port that one detach spared, as another task's, is what another one of the change removes."""
+    return any(
+        (port.get("instance"), port.get("task")) == (operation.get("instance"), operation.get("task_id"))
+        for operation in operations
+    )
+
+
 def _worst(outcomes: Sequence[Outcome]) -> Outcome:
     ranks = {Done: 0, RetryAfter: 1, NotPossible: 2}
-    return max(outcomes, key=lambda outcome: ranks[type(outcome)])
+    return max(outcomes, key=lambda outcome: (ranks[type(outcome)], outcome == Done(changed=True)))

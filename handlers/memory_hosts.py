@@ -225,7 +225,7 @@ class _Play:
         for port in remove:
             del self._host.ports[port.name]
         removed = sorted(port.name for port in remove)
-        return {"removed": removed, "spared": [{"port": port.name} for port in spared],
+        return {"removed": removed, "spared": [_spared(port) for port in spared],
                 "changed": bool(removed)}  # fmt: skip
 
     def _observe(self, order: Operation) -> Answer:
@@ -293,6 +293,11 @@ class _Play:
 
 def _same_seat(port: MemoryPort, wanted: MemoryPort) -> bool:
     return (port.start, port.address, port.instance) == (wanted.start, wanted.address, wanted.instance)
+
+
+def _spared(port: MemoryPort) -> Mapping[str, Any]:
+    told = ("address", "instance", "task")
+    return {"port": port.name, **{key: getattr(port, key) for key in told}}
 
 
 def _superseded(port: MemoryPort, wanted: MemoryPort) -> bool:

@@ -17,12 +17,17 @@ gives equal specs, and equal specs mean there is nothing to do.
 
     * only where neither Marathon nor Mesos checks the app's health.
 
+Two kinds of instance are not served by what their app asks for *now*.  Where the labels are refused and
+nothing good is known of the app (`Facts.claim` is None), everything stays as it was last wanted, and only
+state and place are followed.  A container of an earlier version keeps the ports that it listens on, while the
+app's newest definition may name others.
+
 An instance serves when it runs, its port and files are in place, and its health is known to be good.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mooring.core.labels import Claim
@@ -74,7 +79,7 @@ class Facts:
 
     instance: Instance
     app: App
-    claim: Claim
+    claim: Claim | None  # None: its labels are refused, and nothing good is known of it
     wiring: Wiring | None  # None: the app has no pool
     zone: str | None  # None: no DNS
     lease_generation: int
@@ -168,14 +173,26 @@ def _port(facts: Facts, binding: Binding) -> Spec | None:
 
 def _probe(facts: Facts, binding: Binding) -> ProbeSpec | None:
     unchecked = not facts.app.checked and facts.instance.state is State.RUNNING
-    if not unchecked or binding.address is None or not facts.claim.ports:
+    if not unchecked or binding.address is None:
         return None
-    return ProbeSpec(binding.host, binding.task, binding.address, facts.claim.ports)
+    earlier = binding.sink(PROBE).wanted
+    ports = facts.claim.tcp_ports if facts.claim else ()
+    if isinstance(earlier, ProbeSpec) and _keeps_ports(facts):
+        ports = earlier.ports
+    return ProbeSpec(binding.host, binding.task, binding.address, ports) if ports else None
+
+
+def _keeps_ports(facts: Facts) -> bool:
+    instance, app = facts.instance, facts.app
+    return facts.claim is None or bool(instance.version and app.version and instance.version != app.version)
 
 
 def _seat_name(facts: Facts, binding: Binding) -> NameSpec | None:
     if facts.zone is None or binding.address is None or binding.slot is None:
         return None
+    if facts.claim is None:
+        earlier = binding.sink(NAMES).wanted
+        return earlier if isinstance(earlier, NameSpec) and earlier.address == binding.address else None
     name = seat_name(_named(facts.claim), binding.slot, facts.zone)
     return NameSpec(name, binding.address, facts.claim.ttl)
 
@@ -183,6 +200,9 @@ def _seat_name(facts: Facts, binding: Binding) -> NameSpec | None:
 def _shared_name(facts: Facts, binding: Binding) -> SharedNameSpec | None:
     if facts.zone is None or binding.address is None:
         return None
+    if facts.claim is None:
+        seat = _seat_name(facts, binding)  # the app's name is the rest of the seat's
+        return SharedNameSpec(seat.name.partition(".")[2], seat.address, seat.ttl) if seat else None
     return SharedNameSpec(app_name(_named(facts.claim), facts.zone), binding.address, facts.claim.ttl)
 
 
@@ -222,27 +242,54 @@ def _members(facts: Facts, binding: Binding, ready: bool) -> MemberSpec | None:
 def _endpoints(facts: Facts, binding: Binding) -> tuple[Endpoint, ...]:
     """Where each balanced service of the app is served by this instance: its own address, or its host's."""
     own = binding.address is not None
-    ports = facts.claim.ports if own else facts.instance.host_ports
     address = binding.address or facts.host_address
     if address is None:
         return ()
+    if _keeps_ports(facts) and (earlier := _earlier_endpoints(binding, address)):
+        return earlier
+    if facts.claim is None:
+        return ()
+    ports = facts.claim.ports if own else facts.instance.host_ports
     return tuple(
         Endpoint(service, address, ports[service.index])
         for service in facts.claim.services
-        if service.index < len(ports)
+        if service.index < len(ports) and ports[service.index]  # 0: not known
     )
+
+
+def _earlier_endpoints(binding: Binding, address: str) -> tuple[Endpoint, ...]:
+    """The endpoints last wanted, if they are of this very address and, on a host's address, of this task."""
+    if binding.address is None and _item_task(binding) != binding.task:
+        return ()
+    for balancer in BALANCERS:
+        earlier = binding.sink(balancer).wanted
+        if isinstance(earlier, MemberSpec) and all(end.address == address for end in earlier.endpoints):
+            return earlier.endpoints
+    return ()
+
+
+def _item_task(binding: Binding) -> str | None:
+    item = binding.sink(LEDGER).wanted
+    return item.task if isinstance(item, ItemSpec) else None
 
 
 def _files(facts: Facts, binding: Binding) -> tuple[Spec | None, str]:
     """The files of the instance, and why they cannot be rendered: then it keeps what it has."""
-    if not facts.claim.notices or facts.instance.state is State.DEAD:
+    earlier = binding.sink(FILES).wanted
+    if facts.instance.state is State.DEAD:
+        return None, ""
+    if facts.claim is None:
+        if isinstance(earlier, FilesSpec):
+            return FilesSpec(binding.host, binding.task, earlier.files), ""
+        return None, ""
+    if not facts.claim.notices:
         return None, ""
     if facts.instance.state is not State.RUNNING:
-        return binding.sink(FILES).wanted, ""
+        return earlier, ""
     try:
         return _rendered(facts, binding), ""
     except _Unrenderable as error:
-        return (binding.sink(FILES).wanted if _has_files(binding) else None), str(error)
+        return (earlier if _has_files(binding) else None), str(error)
 
 
 class _Unrenderable(Exception):
@@ -250,6 +297,7 @@ class _Unrenderable(Exception):
 
 
 def _rendered(facts: Facts, binding: Binding) -> FilesSpec:
+    assert facts.claim is not None
     own = member_of(facts, binding)
     files = []
     for notice in facts.claim.notices:
@@ -266,14 +314,19 @@ def _rendered(facts: Facts, binding: Binding) -> FilesSpec:
 
 def member_of(facts: Facts, binding: Binding) -> Member:
     """How this instance looks to the apps that depend on it."""
-    ports = facts.claim.ports if binding.address else facts.instance.host_ports
+    listed: Sequence[int] = facts.instance.host_ports
+    if binding.address and facts.claim:
+        listed = facts.claim.ports
+    elif binding.address:
+        listed = [end.port for end in _earlier_endpoints(binding, binding.address)]
+    ports = tuple(port for port in listed if port)
     seat = _seat_name(facts, binding)
     return Member(
         app=binding.app,
         slot=binding.slot,
         address=binding.address or facts.host_address or binding.host,
         port=ports[0] if ports else None,
-        ports=tuple(ports),
+        ports=ports,
         name=seat.name if seat else None,
         host=binding.host,
     )

@@ -7,12 +7,13 @@ only through its public doors (health page, control socket).  `kill` is `kill -9
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import sys
 import time
 from typing import Any
+
+import aiohttp
 
 from mooring.lab import edges, supervise
 from mooring.lab.plan import LabError, LabPlan
@@ -69,18 +70,27 @@ async def command(plan: LabPlan, *arguments: str, timeout_s: float = 60.0) -> tu
 
 
 async def status(plan: LabPlan) -> dict[str, Any]:
-    """What `mooring status --json` says. `LabError` when the daemon does not answer."""
-    code, output = await command(plan, "status", "--json")
-    if code not in (0, 1):
-        raise LabError(f"mooring status: exit status {code}: {output.strip()[-300:]}")
-    told: dict[str, Any] = json.loads(output)
+    """Overview, instances, readiness and refusals. `LabError` when the daemon does not answer."""
+    told: dict[str, Any] = await _ask(plan, "/status")
     return told
 
 
 async def leases(plan: LabPlan) -> list[dict[str, Any]]:
-    """What `mooring leases --json` says."""
-    code, output = await command(plan, "leases", "--json")
-    if code != 0:
-        raise LabError(f"mooring leases: exit status {code}: {output.strip()[-300:]}")
-    told: list[dict[str, Any]] = json.loads(output)
+    """Every address that is not free. `LabError` when the daemon does not answer."""
+    told: list[dict[str, Any]] = await _ask(plan, "/leases")
     return told
+
+
+async def _ask(plan: LabPlan, path: str) -> Any:
+    """Ask the control socket as the commands do; a command for each poll would keep a processor busy."""
+    connector = aiohttp.UnixConnector(path=str(plan.daemon_dir / "control.sock"))
+    timeout = aiohttp.ClientTimeout(total=10)
+    try:
+        async with (
+            aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
+            session.get(f"http://mooring{path}") as answer,
+        ):
+            answer.raise_for_status()
+            return await answer.json()
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise LabError(f"the daemon does not tell its {path[1:]}: {error}") from error

@@ -13,8 +13,12 @@ from typing import Any, Protocol
 
 import pytest
 
+from mooring.core.clock import SystemClock
 from mooring.core.errors import Retryable
-from mooring.handlers.hosts import newest_epoch, port_marks
+from mooring.core.model import BindingId, Epoch
+from mooring.core.sink import Change, Done, NotPossible, Outcome
+from mooring.core.specs import PortSpec
+from mooring.handlers.hosts import Hosts, NetworkSink, newest_epoch, port_marks
 from mooring.handlers.memory_hosts import HostSilent, MemoryHosts
 from tests.integration.host_module.rig import BRIDGE, HostRig, hosted
 
@@ -246,10 +250,42 @@ async def test_a_late_detach_spares_the_living_successor(bench: Bench) -> None:
     for late in (removal(asked, instance="the-one-before"), removal(asked, task_id="the.task.before")):
         [answer] = await bench.do(late)
         assert verdict(answer) == ("done", False)
-        assert [spared["port"] for spared in answer["spared"]] == [port]
+        [spared] = answer["spared"]
+        told = [spared[key] for key in ("port", "address", "instance", "task")]
+        assert told == [port, asked["address"], asked["instance"], asked["task_id"]]
     bench.kill(asked["task_id"])
     [answer] = await bench.do(removal(asked, instance="the-one-before"))
     assert answer["removed"] == [port]
+
+
+class AsRunner:
+    """A bench as the sinks see it."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+
+    async def run(self, host: str, operations: Sequence[Mapping[str, Any]], epoch: int) -> Sequence[Answer]:
+        return await self._bench.do(*operations, epoch=epoch)
+
+
+async def removed(bench: Bench, asked: Mapping[str, Any], *tasks: str, **changes: Any) -> Outcome:
+    """What the sink makes of a change that removes the ports of some tasks in the seat of an attach."""
+    keys = {key: asked[key] for key in ("app", "slot", "instance", "address", "prefix")}
+    was = tuple(PortSpec(**{"host": HOST, "task": task, **keys, **changes}) for task in tasks)
+    hosts = Hosts(AsRunner(bench), SystemClock(), Epoch(1))
+    change = Change(BindingId("b"), None, was, 1, Epoch(1))
+    [outcome] = await NetworkSink(hosts, [HOST]).apply([change])
+    return outcome
+
+
+async def test_a_change_may_name_the_living_port_and_the_one_before_it(bench: Bench) -> None:
+    asked, _ = await attached(bench)
+    for tasks in (["the.task.before"], ["the.task.before", "the.task.between"]):
+        assert isinstance(await removed(bench, asked, *tasks), NotPossible)
+    assert isinstance(await removed(bench, asked, asked["task_id"], instance="another"), NotPossible)
+    assert len(await ports(bench, asked["address"])) == 1
+    assert await removed(bench, asked, "the.task.before", asked["task_id"]) == Done(changed=True)
+    assert await ports(bench, asked["address"]) == []
 
 
 async def test_a_call_removes_first_and_observes_last(bench: Bench) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence, Set
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mooring.controller.control_client import ControlClient
 from mooring.core.errors import MooringError
-from mooring.core.readmodel import InstanceRow, Status
+from mooring.core.readmodel import InstanceRow, Phase, Status
 from mooring.lab import supervise
 from mooring.lab.handle import LabHandle
 from mooring.lab.plan import LabError, LabPlan
@@ -28,7 +28,8 @@ from mooring.lab.proofs import Proof, eventually, proven
 from mooring.lab.sample import Operator
 
 DEADLINE_S = 90.0
-_LOOK_EVERY_S = 0.3
+_LOOK_EVERY_S = 0.5
+_BELIEVED_WITHIN_S = 30.0
 
 Holders = Mapping[str, frozenset[str]]
 
@@ -122,7 +123,7 @@ async def agreed(
     operator: Operator,
     apps: Sequence[tuple[str, int]],
     *,
-    gone: Collection[str] = (),
+    gone: Set[str] = frozenset(),
     deadline_s: float = DEADLINE_S,
 ) -> list[Proof]:
     """Wait until exactly these apps are served, and containers and switches tell the same of every address.
@@ -130,9 +131,27 @@ async def agreed(
     Each container has one address, each address one container and one port, on that container's host, and
     there is no port besides.
     """
+    await _likely(handle.plan, apps, gone)
     proofs = await proven(handle, operator, apps, deadline_s, gone)
     await eventually(lambda: _one_hand_each(handle, proofs), deadline_s)
     return proofs
+
+
+async def _likely(plan: LabPlan, apps: Sequence[tuple[str, int]], gone: Set[str]) -> None:
+    """Wait a while until the daemon believes it is done, before it has to be proven.
+
+    Proving takes dozens of processes each time, which on a small machine would slow down what is waited for.
+    The daemon's word counts for nothing more: without it the proof is tried all the same.
+    """
+
+    async def ask() -> tuple[None, str]:
+        found = await status(plan)
+        serving = Counter(row.app for row in found.instances if row.phase is Phase.SERVING)
+        done = found.settled and all(serving[name] == count for name, count in apps)
+        return None, "" if done and not gone & {row.task for row in found.instances} else "not yet"
+
+    with suppress(LabError):
+        await eventually(ask, _BELIEVED_WITHIN_S)
 
 
 async def _one_hand_each(handle: LabHandle, proofs: Sequence[Proof]) -> tuple[None, str]:

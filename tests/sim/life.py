@@ -133,9 +133,8 @@ class Life:
             Ledger(store, world.clock),
             *self._edges(),
         ]
-        ground = await survey_all(hosts, names, contents, sinks, fences=True)
+        ground = await survey_all(hosts, names, store, contents, sinks, fences=True)
         self.epoch = hosts.epoch
-        await store.begin(self.epoch)
         records = daemon._records(settings, store, contents)
         marathon = Rest(self, contents.flags.get("framework"))
         chance = random.Random(f"daemon {self.number} {world.chance.random()}")
@@ -151,7 +150,7 @@ class Life:
             group.create_task(engine.watch.run())
             group.create_task(engine.work())
             group.create_task(engine.janitor.run())
-            group.create_task(hear_silent_hosts(engine, ground, engine.name_sinks))
+            group.create_task(hear_silent_hosts(engine, ground))
 
     def _edges(self) -> list[Sink]:
         wire = Wire(self)
@@ -208,7 +207,6 @@ class Life:
     async def send(self, what: str, effect: Callable[[], Awaitable[T]]) -> T:
         """Have the world do something; it is done even if this process ends meanwhile."""
         self.step(f"before {what}")
-        self.world.effects += 1
         loop = asyncio.get_running_loop()
         work = loop.create_task(_as_coroutine(effect), context=_OUTSIDE.copy())
         try:
@@ -264,11 +262,13 @@ class Plays:
 
     async def run(self, host: str, operations: Sequence[Operation], epoch: int) -> Sequence[Answer]:
         kinds = "+".join(sorted({str(operation["op"]) for operation in operations}))
+        # Looking changes nothing, and a silent host has to be asked again.
+        self._life.world.effects += kinds != "observe" and host not in self._life.world.agents.silent
         return await self._life.send(f"{kinds} on {host}", lambda: self._play(host, operations, epoch))
 
     async def _play(self, host: str, operations: Sequence[Operation], epoch: int) -> Sequence[Answer]:
         world = self._life.world
-        await world.pause(0.05, 3 * world.faults.latest_s if world.hit(world.faults.late) else 1.2)
+        await world.pause(0.05, 10.0 if world.hit(world.faults.slow) else 1.2)
         if world.hit(world.faults.before):
             raise Retryable(f"host {host} cannot be reached")
         answers = world.agents.play(host, operations, epoch)
@@ -295,6 +295,7 @@ class Wire:
         return await world.server.lookup(questions)
 
     async def update(self, update: Update) -> str:
+        self._life.world.effects += 1
         return await self._life.send("an update", lambda: self._update(update))
 
     async def transfer(self, zone: str) -> Mapping[Question, RRset]:

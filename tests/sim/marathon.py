@@ -88,7 +88,7 @@ class SimMarathon:
         self.apps: dict[str, SimApp] = {}
         self.instances: dict[str, SimInstance] = {}
         self.listeners: list[Callable[[Frame], None]] = []
-        self.knows_health = True
+        self.prefers = ""  # the host that new containers go to, if it is there; otherwise chance decides
         self._clock = clock
         self._chance = chance
         self._agents = agents
@@ -305,7 +305,7 @@ class SimMarathon:
             if not awake:
                 await self._wait(0.5, 1.0)
                 continue
-            instance.host = self._chance.choice(awake)
+            instance.host = self.prefers if self.prefers in awake else self._chance.choice(awake)
             instance.host_port = self._chance.randint(31000, 31999)
             self._say(instance, "Provisioned")
             await self._wait(0.05, 1.0)
@@ -416,7 +416,7 @@ class SimMarathon:
         task: dict[str, Any] = {"id": instance.task, "host": instance.host, "state": state}
         if instance.condition not in _WITHOUT_DETAIL:
             task |= {"stagedAt": "then", "ports": [instance.host_port], "version": instance.version}
-        if instance.app.checked and instance.healthy is not None and self.knows_health:
+        if instance.app.checked and instance.healthy is not None:
             task["healthCheckResults"] = [{"alive": instance.healthy}]
         return task
 

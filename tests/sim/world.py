@@ -40,6 +40,7 @@ class Faults:
     late: float = 0.0
     latest_s: float = 3.0
     listing: float = 0.0  # a listing fails
+    slow: float = 0.0  # a play takes very long
     before: float = 0.0  # an effect does not happen
     after: float = 0.0  # an effect happens, and its answer is lost
     store: float = 0.0  # the store is busy
@@ -47,7 +48,7 @@ class Faults:
     def calm(self) -> None:
         """Nothing goes wrong any more."""
         self.drop = self.duplicate = self.late = self.listing = 0.0
-        self.before = self.after = self.store = 0.0
+        self.before = self.after = self.store = self.slow = 0.0
 
 
 @dataclass
@@ -68,12 +69,10 @@ class Agents(MemoryHosts):
         super().__init__(names)
         self._trace = trace
         self._landed = landed
-        self.plays = 0
 
     def play(self, host: str, operations: Sequence[Operation], epoch: int) -> list[Answer]:
         before = dict(self.hosts[host].ports)
         answers = super().play(host, operations, epoch)
-        self.plays += 1
         after = self.hosts[host].ports
         for name in sorted(before.keys() | after.keys()):
             if before.get(name) != after.get(name):
@@ -100,7 +99,7 @@ class World:
         self.proxies = {name: MemoryProxy() for name in ("haproxy", "nginx")}
         self.inventory: dict[str, ItemSpec] = {}
         self.away: set[str] = set()  # sinks that do not answer at all for a while
-        self.effects = 0  # whatever was asked of any sink
+        self.effects = 0  # that were asked of any sink
         self.broken: list[str] = []
         self.after_effect: Callable[[], None] = lambda: None
         self._newest: dict[str, int] = {}

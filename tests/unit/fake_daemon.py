@@ -92,6 +92,11 @@ class FakeDaemon:
     async def resume(self, app: AppId | None) -> None:
         self.paused.discard(app or EVERYTHING)
 
+    async def release_brake(self) -> None:
+        if self.of_instances.brake is None:
+            raise Refused("the brake is off; there is nothing to release")
+        self.of_instances = replace(self.of_instances, brake=None)
+
 
 @contextmanager
 def served(

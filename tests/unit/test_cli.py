@@ -10,6 +10,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -232,6 +233,16 @@ class TestLookups:
         assert run("resume", "/shop/web").output == "nothing is paused\n"
         refused = run("pause", "/unknown")
         assert (refused.exit_code, refused.stderr) == (1, "app /unknown: Marathon has no such app\n")
+
+
+    def test_the_brake_is_shown_and_released(self, run: Run, daemon: FakeDaemon) -> None:
+        daemon.of_instances = replace(daemon.of_instances, brake="12 of 12 are missing")
+        shown = run("brake", "show")
+        assert (shown.exit_code, shown.output) == (1, "held: 12 of 12 are missing\n")
+        assert run("brake", "release").exit_code == 0
+        assert run("brake", "show").output == "the brake is off\n"
+        again = run("brake", "release")
+        assert (again.exit_code, again.stderr) == (1, "the brake is off; there is nothing to release\n")
 
 
 class TestExitCodes:

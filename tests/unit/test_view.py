@@ -56,8 +56,16 @@ def test_absence_from_a_listing_begun_before_the_evidence_says_nothing(events: l
     for event in events:
         begun = world.now + 0.5
         world.tell(event)
-    world.view.apply_app(listing(begun=begun), world.now)
+    dirty = world.view.apply_app(listing(begun=begun), world.now)
     assert world.state is not S.GONE
+    assert dirty.apps_to_refresh == {WEB}
+
+
+def test_an_old_listing_without_a_living_instance_is_no_reason_to_ask_again() -> None:
+    world = World()
+    begun = world.now + 0.5
+    world.tell(task(S.RUNNING))
+    assert world.view.apply_app(listing(begun=begun), world.now).apps_to_refresh == set()
 
 
 def test_a_listing_begun_before_a_verdict_does_not_override_it() -> None:

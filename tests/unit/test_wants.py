@@ -22,7 +22,7 @@ from mooring.core.model import (
     State,
     TaskId,
 )
-from mooring.core.specs import FilesSpec, MemberSpec, PortSpec, ServiceSpec, Spec
+from mooring.core.specs import FilesSpec, MemberSpec, PortSpec, ProbeSpec, ServiceSpec, Spec
 from mooring.core.template import Member
 from mooring.handlers.wants import (
     APP_NAMES,
@@ -35,6 +35,7 @@ from mooring.handlers.wants import (
     PROBE,
     Facts,
     Wiring,
+    member_of,
     wants_of,
 )
 
@@ -52,7 +53,7 @@ def facts(
     made = Facts(
         instance=instance,
         app=App(AppId("/web"), 1, {}, checked=checked),
-        claim=Claim(AppId("/web"), PoolName("shop"), ports=(80,), services=(SERVICE,)),
+        claim=Claim(AppId("/web"), PoolName("shop"), ports=(80,), tcp_ports=(80,), services=(SERVICE,)),
         wiring=Wiring(24, "10.0.0.1", 100),
         zone="test",
         lease_generation=1,
@@ -125,6 +126,24 @@ def test_an_unchecked_app_serves_once_its_probe_was_answered() -> None:
     assert member_state(specs(unchecked, unanswered)[HAPROXY]) == "declared"
 
 
+def test_each_service_gets_the_port_of_its_own_index() -> None:
+    second = ServiceSpec("/web", 1, "tcp", 10001)
+    shifted = facts(claim=replace(facts().claim, ports=(0, 8080), services=(SERVICE, second)))
+    spec = specs(shifted)[HAPROXY]
+    assert isinstance(spec, MemberSpec)
+    assert [(endpoint.service.index, endpoint.port) for endpoint in spec.endpoints] == [(1, 8080)]
+    assert (member_of(shifted, binding()).port, member_of(shifted, binding()).ports) == (8080, (8080,))
+
+
+def test_only_ports_of_tcp_are_probed() -> None:
+    unchecked = facts(checked=False)
+    claim = replace(unchecked.claim, ports=(0, 53, 80), tcp_ports=(80,))
+    probe = specs(replace(unchecked, claim=claim))[PROBE]
+    assert isinstance(probe, ProbeSpec)
+    assert probe.ports == (80,)
+    assert specs(replace(unchecked, claim=replace(claim, tcp_ports=())))[PROBE] is None
+
+
 def test_without_a_pool_the_host_and_its_port_are_balanced() -> None:
     poolless = facts(claim=Claim(AppId("/web"), ports=(80,), services=(SERVICE,)), wiring=None)
     wants = specs(poolless, binding(slot=None, address=None, pool=None))
@@ -174,3 +193,35 @@ def test_the_file_of_a_draining_instance_stays_as_it_was() -> None:
     live = settled(facts(claim=claim, members={"/db": (DB,)}), binding())
     assert isinstance(live.sink(FILES).wanted, FilesSpec)
     assert specs(facts(State.KILLING, claim=claim, members={}), live)[FILES] == live.sink(FILES).wanted
+
+
+def test_refused_labels_leave_everything_as_it_was() -> None:
+    claim = replace(facts().claim, notices=(READS_DB,))  # type: ignore[type-var]
+    live = settled(facts(claim=claim, members={"/db": (DB,)}), binding())
+    refused = facts(claim=None)
+    assert wants_of(refused, live).specs == {name: state.wanted for name, state in live.sinks.items()}
+
+
+def test_refused_labels_do_not_keep_traffic_on_a_dead_container() -> None:
+    live = settled(facts(), binding())
+    wants = specs(facts(State.DEAD, claim=None), live)
+    assert wants[NETWORK] is None
+    assert member_state(wants[HAPROXY]) == "declared"
+    assert wants[APP_NAMES] is None
+    relaunched = replace(settled(facts(State.DEAD, claim=None), live), task=TaskId("i._app.2"), incarnation=2)
+    assert member_state(settled(facts(claim=None), relaunched).sink(HAPROXY).wanted) == "up"
+    assert settled(facts(claim=None), relaunched).sink(APP_NAMES).wanted == live.sink(APP_NAMES).wanted
+
+
+def test_a_container_of_an_earlier_version_keeps_its_ports() -> None:
+    unchecked = facts(health=Health.UNKNOWN, checked=False)
+    old = replace(unchecked, instance=replace(unchecked.instance, version="1"))
+    live = settled(replace(old, app=replace(old.app, version="1")), binding())
+    assert old.claim is not None
+    newest = replace(old.claim, ports=(9090,), tcp_ports=(9090,))
+    upgrading = replace(old, app=replace(old.app, version="2"), claim=newest)
+    assert specs(upgrading, live) == specs(replace(old, app=replace(old.app, version="1")), live)
+    replacement = replace(upgrading, instance=replace(old.instance, version="2"))
+    spec = specs(replacement, live)[HAPROXY]
+    assert isinstance(spec, MemberSpec)
+    assert [endpoint.port for endpoint in spec.endpoints] == [9090]

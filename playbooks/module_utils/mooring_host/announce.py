@@ -8,12 +8,12 @@ own, because nobody should wait for it: it holds only the namespaces, sends, and
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
 import time
 from dataclasses import dataclass
 
+from .background import run_apart
 from .namespaces import set_namespace
 from .netlink import Address, mac_bytes
 
@@ -48,30 +48,12 @@ def announce_later(announcements: list[Announcement]) -> None:
     announcements = [item for item in announcements if item.address.version == 4]
     if not announcements:
         return
-    child = os.fork()
-    if child:
-        os.waitpid(child, 0)
-        return
-    # Forked twice, so that the process has no parent that would have to wait for it.
-    try:
-        if os.fork() == 0:
-            _detach_process([item.namespace for item in announcements])
-            time.sleep(DELAY_S)
-            _announce(announcements)
-    finally:
-        os._exit(0)
 
+    def announce() -> None:
+        time.sleep(DELAY_S)
+        _announce(announcements)
 
-def _detach_process(keep: list[int]) -> None:
-    """Leave the caller's session and all its descriptors; an open pipe would keep Ansible waiting."""
-    os.setsid()
-    os.chdir("/")
-    null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
-        os.dup2(null, descriptor)
-    kept = sorted({2, *keep})
-    for low, high in zip(kept, [*kept[1:], 4096]):  # noqa: B905 (strict= needs Python 3.10)
-        os.closerange(low + 1, high)
+    run_apart(announce, [item.namespace for item in announcements])
 
 
 def _announce(announcements: list[Announcement]) -> None:

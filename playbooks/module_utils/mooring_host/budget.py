@@ -25,6 +25,6 @@ class Budget:
         left = self._ends_at - time.monotonic()
         if left <= 0:
             raise Retry(
-                f"the {self._seconds:g} s for all {self._kind} of one call are used up; come with a later call"
+                f"the {self._seconds:g} s for all {self._kind} of one call are used up; try again later"
             )
         return min(wish_s, left)

@@ -74,6 +74,7 @@ class Engine:
         self._connection: _UnixConnection | None = None
         self._listed: list[dict[str, Any]] | None = None
         self._silent: Retry | None = None
+        self.unfinished: list[socket.socket] = []  # connections to commands that did not end in time
 
     def close(self) -> None:
         """Close the kept-open connection."""
@@ -205,7 +206,8 @@ class Engine:
     def execute(self, run: str, timeout_s: float) -> tuple[int, str]:
         """Run a prepared command; returns (exit code, last 2,000 characters of output).
 
-        Raises Retry if it does not end in time; it then goes on, since the engine cannot end it.
+        Raises Retry if it does not end in time.  It then goes on, since the engine cannot end it, and its
+        connection is left in `unfinished`: a command that prints dies when nobody listens any more.
         """
         try:
             _, output = self.request("POST", f"/exec/{run}/start", {"Detach": False, "Tty": False}, timeout_s)
@@ -232,18 +234,24 @@ class Engine:
         With `timeout_s` the whole answer must arrive in that time, over a connection of its own, because the
         engine ends an attached stream by closing.
         """
+        limit_s = timeout_s or self._timeout_s
         if self._connection is None or timeout_s is not None:
             self.close()
-            self._connection = _UnixConnection(self._path, timeout_s or self._timeout_s)
+            self._connection = _UnixConnection(self._path, limit_s)
+        if self._connection.sock is not None:
+            self._connection.sock.settimeout(limit_s)
         headers = {"Content-Type": "application/json"} if body is not None else {}
         data = json.dumps(body).encode() if body is not None else None
-        deadline = time.monotonic() + (timeout_s or self._timeout_s)
+        deadline = time.monotonic() + limit_s
+        connected: socket.socket | None = None
         try:
             self._connection.request(method, path, data, headers)
             connected = self._connection.sock  # the connection lets go of it when the engine will close it
             response = self._connection.getresponse()
             answer = response.status, _read_until(response, connected, deadline)
         except (OSError, http.client.HTTPException) as error:
+            if connected is not None and timeout_s is not None:
+                self.unfinished.append(connected.dup())
             self.close()
             raise Retry(f"the Docker engine at {self._path} does not answer: {error}") from error
         if timeout_s is not None:
@@ -284,7 +292,8 @@ def _read_until(response: http.client.HTTPResponse, connected: socket.socket, de
         left = deadline - time.monotonic()
         if left <= 0:
             raise OSError("the answer did not end in time")
-        connected.settimeout(left)
+        if not response.isclosed():
+            connected.settimeout(left)
         part = response.read1(1 << 16)
         if not part:
             response.read()  # lets the connection know that it is free for the next request

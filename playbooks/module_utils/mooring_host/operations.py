@@ -3,6 +3,10 @@
 Operations of a kind are done together, kinds in this order: detach, attach, write, probe, observe.  Removing
 comes first, because a call may take an address from one container and give it to another; observing comes
 last, because it shall report what the others did.
+
+Writes and probes depend on other people's programs.  Each kind has a budget of time (8 s and 2 s), so that
+whatever these do, a call answers long before its caller gives up and loses the results of all operations.
+What did not get its turn is answered with `retry`.
 """
 
 from __future__ import annotations

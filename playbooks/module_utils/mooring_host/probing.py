@@ -3,7 +3,8 @@
 The sockets are made inside the container's namespace and all waited for together, so the probes of a whole
 call take as long as the slowest of them.  A port that refuses is tried again until the deadline: a process is
 usually probed while it starts, and asking again here costs milliseconds where another call costs a second.  A
-probe is `done` when every port accepted, else `retry` with the reasons.
+probe is `done` when every port accepted, else `retry` with the reasons.  All probes of a call share one
+budget of time, whatever they wish.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import socket
 import time
 from dataclasses import dataclass, field
 
+from .budget import Budget
 from .host import FAILURES, Host, Result, failure
 from .namespaces import NetworkNamespace
 from .orders import Probe
 
+PROBES_S = 2.0
 PAUSE_S = 0.05
 _PENDING = {errno.EINPROGRESS, errno.EAGAIN}
 _NO_ANSWER = "no answer in time"
@@ -74,10 +77,11 @@ class _Job:
 def probe(host: Host, orders: list[Probe]) -> list[Result]:
     """Probe everything at once; one result per order, in order."""
     jobs = [_Job(order) for order in orders]
+    budget = Budget(PROBES_S, "probes")
     try:
         for job in jobs:
             try:
-                _start(host, job)
+                _start(host, job, budget)
             except FAILURES as error:
                 job.result = failure(job.order.id, error)
         _wait([attempt for job in jobs for attempt in job.attempts])
@@ -87,9 +91,10 @@ def probe(host: Host, orders: list[Probe]) -> list[Result]:
             _close(job)
 
 
-def _start(host: Host, job: _Job) -> None:
+def _start(host: Host, job: _Job, budget: Budget) -> None:
+    budget.left(job.order.timeout_s)
     job.namespace = host.engine.namespace(host.engine.find(job.order.task_id))
-    deadline = time.monotonic() + job.order.timeout_s
+    deadline = time.monotonic() + budget.left(job.order.timeout_s)
     for port in job.order.ports:
         job.attempts.append(_Attempt(job.order, port, job.namespace, deadline))
 

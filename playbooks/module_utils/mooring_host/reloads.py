@@ -8,16 +8,23 @@ other; then the containers are told side by side (each its files in turn), all w
 that does not end in its time goes on inside the container, where nothing but its own end ends it.  It is
 therefore remembered by the engine's id and not begun a second time: the next call asks what became of it,
 and takes a success found then as the telling.  Only after `PATIENCE_S` is another one begun beside it.
+Until then a process left behind goes on reading what it prints; with nobody to read, it would die of its
+output.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import select
+import socket
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from .background import run_apart
 from .budget import Budget
 from .containers import Container, Engine
 from .errors import Refused, Retry
@@ -70,22 +77,17 @@ def _put(host: Host, tellings: Tellings, order: Write, budget: Budget) -> Job:
     """Put one file in place; raises Refused or Retry."""
     if hashlib.sha256(order.content).hexdigest() != order.digest:
         raise Refused(f"the content of {order.path} does not match its digest")
-    budget.left(0.0)
+    budget.left(order.timeout_s)
     _check_epoch(host)
     container = host.engine.find(order.task_id)
     with host.engine.files(container) as place:
+        left, check = budget.left(order.timeout_s), host.settings.check
         content_changed, changed = write_file(
-            place,
-            order.path,
-            order.content,
-            order.mode,
-            timeout_s=budget.left(order.timeout_s),
-            check=host.settings.check,
+            place, order.path, order.content, order.mode, timeout_s=left, check=check
         )
     listens = bool(order.command or order.signal)
-    return Job(
-        order, container, changed, listens and (content_changed or not tellings.confirmed(container, order))
-    )
+    tell = listens and (content_changed or not tellings.confirmed(container, order))
+    return Job(order, container, changed, tell)
 
 
 def _check_epoch(host: Host) -> None:
@@ -100,16 +102,39 @@ def _tell_all(
     """Tell the containers side by side: results by index, one mapping for each container."""
     if not waiting:
         return []
+    unfinished: list[socket.socket] = []
 
     def tell_one(jobs: list[tuple[int, Job]]) -> dict[int, Result]:
         engine = Engine(host.settings.engine)  # its connection cannot be shared by threads
         try:
             return {index: _told(engine, tellings, job, budget) for index, job in jobs}
         finally:
+            unfinished.extend(engine.unfinished)
             engine.close()
 
     with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
-        return list(threads.map(tell_one, waiting))
+        results = list(threads.map(tell_one, waiting))
+    _listen_on(unfinished)
+    return results
+
+
+def _listen_on(unfinished: Sequence[socket.socket]) -> None:
+    """Leave a process behind that reads what the commands print until they end, or for `PATIENCE_S`."""
+    if unfinished:
+        run_apart(lambda: _drain(unfinished), [connection.fileno() for connection in unfinished])
+    for connection in unfinished:
+        connection.close()
+
+
+def _drain(connections: Sequence[socket.socket]) -> None:
+    going, ends_at = set(connections), time.monotonic() + PATIENCE_S
+    while going and time.monotonic() < ends_at:
+        for connection in select.select(list(going), [], [], max(0.0, ends_at - time.monotonic()))[0]:
+            printed = b""
+            with contextlib.suppress(OSError):  # the engine went away, and the command with it
+                printed = connection.recv(1 << 16)
+            if not printed:
+                going.discard(connection)
 
 
 def _told(engine: Engine, tellings: Tellings, job: Job, budget: Budget) -> Result:
@@ -125,7 +150,7 @@ def _told(engine: Engine, tellings: Tellings, job: Job, budget: Budget) -> Resul
 def _succeeded_meanwhile(engine: Engine, tellings: Tellings, job: Job) -> bool:
     """Whether a command begun by an earlier call has ended well; raises Retry while it still runs."""
     begun = tellings.begun(job.container, job.order)
-    if begun is None:
+    if begun is None or not job.order.command:
         return False
     run = engine.look_at(begun.run)
     if run is not None and run.running and begun.age_s < PATIENCE_S:

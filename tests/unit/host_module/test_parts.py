@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import ipaddress
 import json
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from mooring.playbooks.module_utils.mooring_host import netlink
+from mooring.playbooks.module_utils.mooring_host import containers, netlink
 from mooring.playbooks.module_utils.mooring_host.announce import gratuitous_arp
-from mooring.playbooks.module_utils.mooring_host.containers import demultiplex
-from mooring.playbooks.module_utils.mooring_host.errors import Refused
+from mooring.playbooks.module_utils.mooring_host.containers import Engine, demultiplex
+from mooring.playbooks.module_utils.mooring_host.errors import Refused, Retry
 from mooring.playbooks.module_utils.mooring_host.links import (
     Interface,
     View,
@@ -167,6 +169,45 @@ def test_a_gratuitous_arp_names_the_address_twice() -> None:
 def test_attached_output_is_joined_from_both_streams() -> None:
     stream = b"\1\0\0\0\0\0\0\3out\2\0\0\0\0\0\0\4 err\1\0\0"
     assert demultiplex(stream) == "out err"
+
+
+def test_a_silent_engine_costs_a_call_its_time_once(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.bind(str(tmp_path / "engine.sock"))
+        deaf.listen()
+        engine = Engine(str(tmp_path / "engine.sock"), timeout_s=0.2)
+        before = time.monotonic()
+        for _ in range(10):
+            with pytest.raises(Retry, match="does not answer"):
+                engine.find("any.task")
+        assert time.monotonic() - before < 1.0
+
+
+@pytest.mark.parametrize(("pause_s", "longest"), [(0.02, 1 << 20), (0.0, 4096)])
+def test_an_answer_without_end_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pause_s: float, longest: int
+) -> None:
+    monkeypatch.setattr(containers, "LONGEST_ANSWER", longest)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "engine.sock"))
+        listener.listen()
+
+        def trickle() -> None:
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):  # until the other side has had enough
+                connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                while True:
+                    connection.sendall(b"more")
+                    time.sleep(pause_s)
+
+        server = threading.Thread(target=trickle, daemon=True)
+        server.start()
+        with pytest.raises(
+            Retry, match="timed out|did not end in time" if pause_s else "longer than 4096 bytes"
+        ):
+            Engine(str(tmp_path / "engine.sock")).request("GET", "/", timeout_s=0.3 if pause_s else 5.0)
+        server.join(5)
+        assert not server.is_alive()
 
 
 def test_wire_forms_of_the_database() -> None:
