@@ -126,6 +126,20 @@ async def the_daemon_dies_as_its_play_lands(story: Story) -> None:
     end(story)
 
 
+async def an_instance_ends_while_its_port_is_being_made(story: Story) -> None:
+    """What may have been done is undone before the address is given back."""
+    await begin(story)
+    for number in range(4):
+        story.world.faults.slow = 1.0
+        await story.marathon.deploy(SimApp(f"/short{number}", 1, POOL))
+        await story.passes(3.0)
+        story.world.faults.slow = 0.0
+        await story.marathon.delete(f"/short{number}")
+        await story.passes(20.0)
+    await story.settles()
+    end(story)
+
+
 async def a_lost_store_is_rebuilt_from_the_switches(story: Story) -> None:
     """Live addresses stay where they are."""
     await begin(story, SimApp("/web", 3, POOL), SimApp("/db", 2, POOL))
@@ -166,6 +180,7 @@ ALL: tuple[Scenario, ...] = (
     a_name_outlives_the_port_it_led_to,
     a_play_lands_after_its_senders_death,
     the_daemon_dies_as_its_play_lands,
+    an_instance_ends_while_its_port_is_being_made,
     a_lost_store_is_rebuilt_from_the_switches,
     with_a_lost_store_every_host_is_waited_for,
 )

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from mooring.core.model import Binding
+from mooring.core.model import SinkState
 from mooring.core.sink import Change, Done, Outcome
+from mooring.core.specs import Spec
 from mooring.handlers.hosts import Answer, NetworkSink, Operation
 from mooring.handlers.kill import Kills
-from mooring.handlers.records import Records
 from tests.sim import scenarios
 from tests.sim.marathon import SimApp
 from tests.sim.scenarios import POOL, Scenario, addresses, begin, by_instance, end
@@ -145,12 +145,9 @@ def test_an_address_given_back_under_a_name_is_found(
     assert "leads to" in found(scenarios.a_name_outlives_the_port_it_led_to, directory)
 
 
-def test_an_effect_before_its_intention_is_stored_is_found(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def forgetful(self: Records, binding: Binding) -> Binding:
-        self._put(binding)  # in memory only
-        return binding
+def test_a_forgotten_attempt_is_found(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forgetful(self: SinkState, spec: Spec | None) -> SinkState:
+        return self if spec == self.wanted else replace(self, wanted=spec, generation=self.generation + 1)
 
-    monkeypatch.setattr(Records, "save", forgetful)
-    assert "lease is" in found(scenarios.the_daemon_dies_as_its_play_lands, directory)
+    monkeypatch.setattr(SinkState, "want", forgetful)
+    assert "lease is" in found(scenarios.an_instance_ends_while_its_port_is_being_made, directory)

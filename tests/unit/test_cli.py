@@ -234,7 +234,6 @@ class TestLookups:
         refused = run("pause", "/unknown")
         assert (refused.exit_code, refused.stderr) == (1, "app /unknown: Marathon has no such app\n")
 
-
     def test_the_brake_is_shown_and_released(self, run: Run, daemon: FakeDaemon) -> None:
         daemon.of_instances = replace(daemon.of_instances, brake="12 of 12 are missing")
         shown = run("brake", "show")
