@@ -76,6 +76,7 @@ class Walk:
 
     binding: Binding | None = None
     failed: dict[SinkName, RetryAfter | NotPossible] = field(default_factory=dict)
+    silent: set[str] = field(default_factory=set)  # hosts of which a port could not be undone
 
     @property
     def retry(self) -> RetryAfter | None:
@@ -85,14 +86,26 @@ class Walk:
 
 
 def next_steps(
-    binding: Binding, sinks: Collection[SinkName], failed: Collection[SinkName], epoch: Epoch
+    binding: Binding,
+    sinks: Collection[SinkName],
+    failed: Collection[SinkName],
+    epoch: Epoch,
+    silent: Collection[str] = (),
 ) -> list[Step]:
-    """The changes that may be made now. `sinks`: those that exist; `failed`: those that had their try."""
+    """The changes that may be made now.
+
+    `sinks`: those that exist; `failed`: those that had their try; `silent`: the hosts that had theirs.
+    """
     steps: list[Step] = []
     for name in sinks:
-        if binding.sink(name).settled or name in failed:
+        state = binding.sink(name)
+        if state.settled:
             continue
-        if _may_move(name, binding, failed):
+        if name in failed:
+            # Ports on several hosts go one after the other; one host that is silent must not keep the rest.
+            port = _port_to_undo(state, silent)
+            steps += [_undo(name, binding, port, epoch)] if port else []
+        elif _may_move(name, binding, failed):
             steps.append(_step(name, binding, epoch))
         elif stale := _of_another_seat(binding, name):
             steps.append(_undo(name, binding, stale, epoch))
@@ -117,9 +130,9 @@ def _goes_out(state: SinkState) -> bool:
 
 def _step(name: SinkName, binding: Binding, epoch: Epoch) -> Step:
     state = binding.sink(name)
-    elsewhere = _on_another_host(state)
-    if elsewhere:
-        return _undo(name, binding, elsewhere, epoch)
+    port = _port_to_undo(state)
+    if port:
+        return _undo(name, binding, port, epoch)
     return Step(name, Change(binding.id, state.wanted, state.shown, state.generation, epoch))
 
 
@@ -144,13 +157,15 @@ def _after(state: SinkState, step: Step) -> SinkState:
     return state.without(step.change.was)
 
 
-def _on_another_host(state: SinkState) -> tuple[Spec, ...]:
-    """Ports on one host that is not the wanted one: they go first, host by host."""
-    if not isinstance(state.wanted, PortSpec) and len({_host(spec) for spec in state.shown}) < 2:
-        return ()
-    home = state.wanted.host if isinstance(state.wanted, PortSpec) else _host(state.shown[-1])
-    away = [spec for spec in state.shown if isinstance(spec, PortSpec) and spec.host != home]
-    return tuple(spec for spec in away if _host(spec) == _host(away[0]))
+def _port_to_undo(state: SinkState, silent: Collection[str] = ()) -> tuple[Spec, ...]:
+    """Ports on one host that have to go by themselves: all that are not where the wanted one is to be."""
+    hosts = list(dict.fromkeys(host for spec in state.shown if (host := _host(spec)) is not None))
+    if isinstance(state.wanted, PortSpec):
+        hosts = [host for host in hosts if host != _host(state.wanted)]
+    elif len(hosts) < 2:
+        return ()  # the last one goes with the step that leaves nothing
+    first = next((host for host in hosts if host not in silent), None)
+    return tuple(spec for spec in state.shown if first is not None and _host(spec) == first)
 
 
 def _host(spec: Spec) -> str | None:
@@ -203,7 +218,8 @@ class Converger:
     def _launch(self, walk: Walk, flights: dict[asyncio.Task[Outcome], Step]) -> None:
         assert walk.binding is not None
         in_the_air = {step.sink for step in flights.values()}
-        for step in next_steps(walk.binding, self._batchers.keys(), walk.failed, self._epoch):
+        steps = next_steps(walk.binding, self._batchers.keys(), walk.failed, self._epoch, walk.silent)
+        for step in steps:
             if step.sink not in in_the_air:
                 flights[asyncio.ensure_future(self._batchers[step.sink].submit(step.change))] = step
 
@@ -214,6 +230,7 @@ class Converger:
             self._on_outcome(current or walk.binding, step, outcome)
             if not isinstance(outcome, Done):
                 walk.failed[step.sink] = outcome
+                walk.silent |= {host for spec in step.change.was if (host := _host(spec)) is not None}
             elif current is not None:
                 current = current.with_sink(step.sink, _after(current.sink(step.sink), step))
         if current is not None:

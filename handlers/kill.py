@@ -15,7 +15,7 @@ from mooring.core.model import Binding, LeaseState
 from mooring.core.specs import MemberSpec, Spec
 from mooring.core.store import DropBinding, Write
 from mooring.handlers.records import Records
-from mooring.handlers.restart import name_the_host
+from mooring.handlers.restart import hosts_of, name_the_host
 from mooring.handlers.wants import NETWORK, nothing
 
 
@@ -41,12 +41,17 @@ class Kills:
         if binding.address is None or binding.sink(NETWORK).settled:
             return
         async with self._records.changing():
-            lease = self._records.book.by_address(binding.address)
-            if lease is None or lease.state is not LeaseState.BOUND or lease.binding != binding.id:
+            book, now = self._records.book, self._clock.now()
+            lease = book.by_address(binding.address)
+            if lease is None or lease.binding != binding.id:
                 return
-            now = self._clock.now()
+            if lease.state is LeaseState.STRANDED:
+                if lease.host in hosts_of(binding):
+                    return
+                # It was undone there meanwhile; what is left lies on another host.
+                await self._records.commit(book.plan_unstrand(binding.address, now, f"{lease.host} let go"))
             await name_the_host(self._records, binding, now, reason)
-            await self._records.commit(self._records.book.plan_strand(binding.address, now, reason))
+            await self._records.commit(book.plan_strand(binding.address, now, reason))
 
     def still_leads_there(self, binding: Binding) -> bool:
         """Whether a binding that moved to another seat still shows this one's address anywhere.

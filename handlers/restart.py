@@ -105,11 +105,16 @@ async def name_the_host(records: Records, binding: Binding, now: float, reason: 
     An attach that was tried on another host may have happened, although the lease has not followed yet.
     The caller holds `changing()`.
     """
-    there = [host for spec in binding.sink(NETWORK).shown if (host := _host(spec)) is not None]
+    there = hosts_of(binding)
     lease = records.book.by_address(binding.address) if binding.address else None
     if lease is not None and lease.state is LeaseState.BOUND and there and lease.host not in there:
-        moved = records.book.plan_move(lease.address, HostName(there[0]), now, reason)
+        moved = records.book.plan_move(lease.address, there[0], now, reason)
         await records.commit(moved.writes)
+
+
+def hosts_of(binding: Binding) -> list[HostName]:
+    """The hosts on which a port of this binding may be."""
+    return [HostName(host) for spec in binding.sink(NETWORK).shown if (host := _host(spec)) is not None]
 
 
 def lies_elsewhere(binding: Binding) -> bool:

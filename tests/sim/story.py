@@ -166,6 +166,7 @@ class Story:
         await keeper
 
     async def _calm_down(self) -> None:
+        await self.passes(0.1)  # what has just been begun takes its course
         self.world.trace("calm")
         self.world.faults.calm()
         self.world.away.clear()

