@@ -124,7 +124,8 @@ def _may_move(name: SinkName, binding: Binding, failed: Collection[SinkName]) ->
 def _goes_out(state: SinkState) -> bool:
     wanted = state.wanted
     if isinstance(wanted, ItemSpec):
-        return wanted.status == "down"  # told at once: a host that is lost wires nothing first
+        # What was live is down at once, whatever its host says; what never was live is no news.
+        return wanted.status == "down" and state.applied is not None
     return wanted is None or (isinstance(wanted, MemberSpec) and wanted.state != "up")
 
 

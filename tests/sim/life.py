@@ -11,14 +11,11 @@ DNS message and so on); `die_at` names the step at which it ends.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-import structlog
 from prometheus_client import CollectorRegistry
 
 from mooring.cext import Frame
@@ -26,19 +23,17 @@ from mooring.cmdb.ledger import Ledger
 from mooring.controller import daemon
 from mooring.controller.engine import Engine, Outside
 from mooring.controller.ground import hear_silent_hosts, settle_in, survey_all
-from mooring.controller.listing import AppListing, Snapshot, read_app, read_apps
 from mooring.controller.settings import Settings
 from mooring.controller.sinks import host_sinks
 from mooring.controller.store.sqlite import SqliteStore
-from mooring.core.errors import Retryable, StoreBusy
-from mooring.core.model import AppId, BindingId, Epoch, SinkName
-from mooring.core.sink import Change, Outcome, Sink
-from mooring.core.specs import Spec
-from mooring.dns.records import Question, RRset, Unanswered, Update
+from mooring.core.errors import Retryable
+from mooring.core.model import Epoch, SinkName
+from mooring.core.sink import Sink
 from mooring.dns.sinks import SeatNames, SharedNames
-from mooring.handlers.hosts import Answer, Hosts, Operation
+from mooring.handlers.hosts import Hosts
 from mooring.lb.memory import MemoryBalancer
 from mooring.portal.metrics import Metrics
+from tests.sim.lines import Flaky, Plays, Rest, StoreRunner, Wire
 from tests.sim.loop import VirtualLoop
 from tests.sim.world import REVERSE_ZONE, ZONE, World
 
@@ -61,7 +56,7 @@ def watch_births(loop: VirtualLoop) -> None:
                 task.cancel()
         return task
 
-    loop.set_task_factory(make)
+    loop.set_task_factory(make)  # type: ignore[arg-type]
 
 
 class Life:
@@ -86,9 +81,13 @@ class Life:
 
     def begin(self) -> None:
         """Start the process."""
+        self.do(self._guarded())
+
+    def do(self, work: Coroutine[Any, Any, None]) -> None:
+        """Let the process do something; its death ends it."""
         context = contextvars.Context()
         context.run(_LIFE.set, self)
-        asyncio.get_running_loop().create_task(self._guarded(), context=context)
+        asyncio.get_running_loop().create_task(work, context=context)
 
     def kill(self) -> None:
         """End the process here and now."""
@@ -159,7 +158,8 @@ class Life:
             SharedNames(wire, zones=[ZONE], owner="mooring"),
         ]
         balancers = [MemoryBalancer(proxy, SinkName(name)) for name, proxy in self.world.proxies.items()]
-        return made + [Flaky(self, sink) for sink in (*balancers, self.world.make_inventory())]
+        flaky: list[Sink] = [*balancers, self.world.make_inventory()]
+        return made + [Flaky(self, sink) for sink in flaky]
 
     # -- the stream
 
@@ -232,190 +232,3 @@ def _heard_by_nobody(work: asyncio.Task[Any]) -> None:
     error = None if work.cancelled() else work.exception()
     if error is not None and not isinstance(error, Retryable):
         raise error
-
-
-class StoreRunner:
-    """Runs the store's jobs one after the other, each in a moment of its own."""
-
-    def __init__(self, life: Life) -> None:
-        self._life = life
-        self._lock = asyncio.Lock()
-
-    async def __call__(self, job: Callable[[], T], /) -> T:
-        life, world = self._life, self._life.world
-        async with self._lock:
-            life.step("before the store")
-            await world.pause(0.0, 0.002)
-            if life.primed and world.hit(world.faults.store):
-                raise StoreBusy("the store is busy; nothing was written")
-            life.step("in the store")
-            result = job()
-            life.step("after the store")
-            return result
-
-
-class Plays:
-    """`handlers.hosts.Runner`: plays that take their time, fail, and land after their sender's death."""
-
-    def __init__(self, life: Life) -> None:
-        self._life = life
-
-    async def run(self, host: str, operations: Sequence[Operation], epoch: int) -> Sequence[Answer]:
-        kinds = "+".join(sorted({str(operation["op"]) for operation in operations}))
-        # Looking changes nothing, and a silent host has to be asked again.
-        self._life.world.effects += kinds != "observe" and host not in self._life.world.agents.silent
-        return await self._life.send(f"{kinds} on {host}", lambda: self._play(host, operations, epoch))
-
-    async def _play(self, host: str, operations: Sequence[Operation], epoch: int) -> Sequence[Answer]:
-        world = self._life.world
-        await world.pause(0.05, 10.0 if world.hit(world.faults.slow) else 1.2)
-        if world.hit(world.faults.before):
-            raise Retryable(f"host {host} cannot be reached")
-        answers = world.agents.play(host, operations, epoch)
-        await world.pause(0.0, 0.3)
-        if world.hit(world.faults.after):
-            raise Retryable(f"the play on host {host} gave no result")
-        return answers
-
-
-class Wire:
-    """`dns.records.NameServer`: messages that get lost, or whose answers do."""
-
-    where = "memory"
-
-    def __init__(self, life: Life) -> None:
-        self._life = life
-
-    async def lookup(self, questions: Sequence[Question]) -> Mapping[Question, RRset]:
-        world = self._life.world
-        self._life.step("before a lookup")
-        await world.pause(0.0, 0.02)
-        if "dns" in world.away or world.hit(world.faults.before):
-            raise Retryable("the name server does not answer")
-        return await world.server.lookup(questions)
-
-    async def update(self, update: Update) -> str:
-        self._life.world.effects += 1
-        return await self._life.send("an update", lambda: self._update(update))
-
-    async def transfer(self, zone: str) -> Mapping[Question, RRset]:
-        return await self._life.world.server.transfer(zone)
-
-    async def _update(self, update: Update) -> str:
-        world = self._life.world
-        await world.pause(0.0, 0.02)
-        if "dns" in world.away or world.hit(world.faults.before):
-            raise Retryable("the name server does not answer")
-        code = await world.update(update, self._life.epoch)
-        await world.pause(0.0, 0.02)
-        if world.hit(world.faults.after):
-            raise Unanswered("no answer to the update")
-        return code
-
-
-class Flaky:
-    """A sink whose other side is away at times, or whose answer gets lost."""
-
-    def __init__(self, life: Life, sink: Sink) -> None:
-        self.name = sink.name
-        self.lane, self.observe, self.prime, self.check = sink.lane, sink.observe, sink.prime, sink.check
-        self._life = life
-        self._sink = sink
-
-    lane: Callable[[Change], str]
-    observe: Callable[[], Coroutine[Any, Any, Mapping[str, Spec]]]
-    prime: Callable[[Mapping[BindingId, Sequence[Spec]]], Coroutine[Any, Any, None]]
-    check: Callable[[], Coroutine[Any, Any, str]]
-
-    async def apply(self, changes: Sequence[Change]) -> Sequence[Outcome]:
-        life, world = self._life, self._life.world
-        life.step(f"before {self.name}")
-        world.effects += 1
-        await world.pause(0.0, 0.2)
-        if self.name in world.away or world.hit(world.faults.before):
-            raise Retryable(f"{self.name} does not answer")
-        life.step(f"in {self.name}")
-        outcomes = await self._sink.apply(changes)
-        world.trace(f"{self.name}: {', '.join(_shown(change) for change in changes)}")
-        world.landed(self.name, life.epoch)
-        life.step(f"after {self.name}")
-        await world.pause(0.0, 0.2)
-        if world.hit(world.faults.after):
-            raise Retryable(f"the answer of {self.name} was lost")
-        return outcomes
-
-
-def _shown(change: Change) -> str:
-    state = getattr(change.wanted, "state", getattr(change.wanted, "status", "nothing"))
-    return f"{change.binding[-12:]} {state}"
-
-
-class Rest:
-    """`controller.snapshot.Marathon`: a listing shows one moment of its request, and arrives late."""
-
-    def __init__(self, life: Life, framework: str | None) -> None:
-        self.framework = framework
-        self._life = life
-
-    async def snapshot(self) -> Snapshot:
-        world = self._life.world
-        begun = world.clock.monotonic()
-        body = await self._ask(world.marathon.apps_json)
-        self.framework = world.marathon.framework
-        return Snapshot(begun, read_apps(body, begun), {}, self.framework, "leader")
-
-    async def app(self, id: AppId) -> AppListing:
-        world = self._life.world
-        begun = world.clock.monotonic()
-        body = await self._ask(lambda: world.marathon.app_json(id))
-        return read_app(body, begun) if body else AppListing(id, None, (), begun)
-
-    async def _ask(self, look: Callable[[], bytes]) -> bytes:
-        world = self._life.world
-        self._life.step("before a listing")
-        await world.pause(0.0, 0.3)
-        if world.hit(world.faults.listing):
-            raise Retryable("Marathon does not answer")
-        body = look()
-        await world.pause(0.0, world.faults.latest_s if world.hit(world.faults.late) else 0.2)
-        self._life.step("after a listing")
-        return body
-
-
-def sim_settings(directory: Path, **changes: Any) -> Settings:
-    """A configuration with short waits."""
-    table: dict[str, Any] = {
-        "store": directory / "store.db",
-        "balancer_groups": ["*"],
-        "hosts": {f"h{number}": f"192.0.2.{number}" for number in range(1, 9)},
-        "workers": 16,
-        "marathon": {"endpoints": ["http://m:1"], "snapshot_every_s": 30.0, "absence_confirm_s": 15.0},
-        "pools": {
-            "blue": {"network": "10.64.0.0/26", "gateway": "10.64.0.1", "vlan": 10},
-            "green": {"network": "10.64.1.0/28", "gateway": "10.64.1.1"},
-        },
-        "leases": {"cooling_s": 20.0, "seat_wait_s": 10.0},
-        "ansible": {"inventory": directory / "inventory"},
-        "dns": {"server": "memory", "zone": ZONE, "key_name": "k", "secret_file": directory / "secret"},
-    }
-    return Settings.model_validate({**table, **changes})
-
-
-@contextlib.contextmanager
-def logs_into(trace: Callable[[str], None], defects: list[str]) -> Any:
-    """For the time of the body the daemon's log lines go into the trace; defects are collected."""
-
-    def write(_: Any, level: str, line: dict[str, Any]) -> Any:
-        trace_back = line.pop("exc_info", None)
-        event, rest = line.pop("event"), {key: value for key, value in line.items() if value is not None}
-        trace(f"  log {level}: {event} {' '.join(f'{key}={value}' for key, value in rest.items())}")
-        if trace_back or level in ("exception", "critical"):
-            defects.append(f"{event}: {rest.get('error')}")
-        raise structlog.DropEvent
-
-    before = structlog.get_config()
-    structlog.configure(processors=[structlog.contextvars.merge_contextvars, write])
-    try:
-        yield
-    finally:
-        structlog.configure(**before)

@@ -15,68 +15,15 @@ import json
 import math
 import random
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from mooring.cext import Frame
 from mooring.handlers.memory_hosts import MemoryHosts
+from tests.sim.apps import LISTED, PORT, WITHOUT_DETAIL, SimApp, SimInstance, app_json
 from tests.sim.loop import SimClock
 
-PORT = 8080
-_LISTED = {
-    "Provisioned": "TASK_STAGING",
-    "Running": "TASK_RUNNING",
-    "Unreachable": "TASK_UNREACHABLE",
-    "UnreachableInactive": "TASK_UNREACHABLE",
-    "Killing": "TASK_KILLING",
-    "Killed": "TASK_KILLED",
-    "Failed": "TASK_FAILED",
-    "Gone": "TASK_GONE_BY_OPERATOR",
-}
-_WITHOUT_DETAIL = ("UnreachableInactive", "Killed", "Failed", "Gone")
 GIVES_UP_S = 60.0  # a replacement that does not become ready in this time is no longer waited for
-
-
-@dataclass
-class SimApp:
-    """An app's definition."""
-
-    id: str
-    instances: int
-    labels: dict[str, str] = field(default_factory=dict)
-    checked: bool = True
-    minimum_health: float = 1.0
-    over_capacity: float = 1.0
-    when_lost: str = "replace"  # or "keep", "gone": what becomes of instances on a silent agent
-    version: str = ""
-
-    @property
-    def pooled(self) -> bool:
-        return "MOORING_POOL" in self.labels
-
-
-@dataclass
-class SimInstance:
-    """One instance; it is listed while it has a host."""
-
-    id: str
-    app: SimApp
-    version: str
-    incarnation: int = 1
-    host: str | None = None
-    condition: str = "Scheduled"
-    healthy: bool | None = None
-    wanted: bool = True  # its goal is to run
-    host_port: int = 0
-
-    @property
-    def task(self) -> str:
-        return f"{self.id}._app.{self.incarnation}"
-
-    @property
-    def ready(self) -> bool:
-        return self.condition == "Running" and (self.healthy is True or not self.app.checked)
 
 
 class SimMarathon:
@@ -105,11 +52,11 @@ class SimMarathon:
 
     def apps_json(self) -> bytes:
         """`/v2/apps?embed=apps.tasks`."""
-        return json.dumps({"apps": [self._app_json(app) for app in self.apps.values()]}).encode()
+        return json.dumps({"apps": [app_json(app, self.of(app.id)) for app in self.apps.values()]}).encode()
 
     def app_json(self, id: str) -> bytes:
         """`/v2/apps/<id>`; empty if there is none."""
-        return json.dumps({"app": self._app_json(self.apps[id])}).encode() if id in self.apps else b""
+        return json.dumps({"app": app_json(self.apps[id], self.of(id))}).encode() if id in self.apps else b""
 
     def of(self, app: str) -> list[SimInstance]:
         """The app's instances, oldest first."""
@@ -354,7 +301,7 @@ class SimMarathon:
     async def _relaunch(self, instance: SimInstance) -> None:
         """The same instance once more, after a pause, wherever there is room."""
         await self._wait(0.2, 3.0)
-        if self.instances.get(instance.id) is instance and instance.condition in _WITHOUT_DETAIL:
+        if self.instances.get(instance.id) is instance and instance.condition in WITHOUT_DETAIL:
             instance.incarnation += 1
             instance.host, instance.healthy, instance.condition = None, None, "Scheduled"
             await self._launch(instance)
@@ -366,7 +313,7 @@ class SimMarathon:
 
     def _ended(self, instance: SimInstance, condition: str) -> None:
         instance.healthy = None
-        self._say(instance, condition, _LISTED[condition])
+        self._say(instance, condition, LISTED[condition])
 
     # -- words
 
@@ -399,26 +346,6 @@ class SimMarathon:
 
     def _stamp(self) -> str:
         return datetime.fromtimestamp(self._clock.now(), UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
-
-    def _app_json(self, app: SimApp) -> dict[str, Any]:
-        return {
-            "id": app.id, "instances": app.instances, "labels": app.labels, "version": app.version,
-            "networks": [{"mode": "container" if app.pooled else "container/bridge"}],
-            "container": {"portMappings": [{"containerPort": PORT, "servicePort": 0, "protocol": "tcp"}]},
-            "healthChecks": [{}] if app.checked else [],
-            "upgradeStrategy": {"minimumHealthCapacity": app.minimum_health,
-                                "maximumOverCapacity": app.over_capacity},
-            "tasks": [self._task_json(one) for one in self.of(app.id) if one.host is not None],
-        }  # fmt: skip
-
-    def _task_json(self, instance: SimInstance) -> dict[str, Any]:
-        state = _LISTED[instance.condition]
-        task: dict[str, Any] = {"id": instance.task, "host": instance.host, "state": state}
-        if instance.condition not in _WITHOUT_DETAIL:
-            task |= {"stagedAt": "then", "ports": [instance.host_port], "version": instance.version}
-        if instance.app.checked and instance.healthy is not None:
-            task["healthCheckResults"] = [{"alive": instance.healthy}]
-        return task
 
     def _lock(self, app: str) -> asyncio.Lock:
         return self._busy.setdefault(app, asyncio.Lock())

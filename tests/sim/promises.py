@@ -21,7 +21,7 @@ from mooring.core.model import App, AppId, Lease, LeaseState, Port
 from mooring.dns.naming import app_name, reverse_name, seat_name
 from mooring.handlers.memory_hosts import MemoryHost, MemoryPort
 from mooring.ipam.book import LeaseBook
-from tests.sim.marathon import PORT, SimApp, SimInstance
+from tests.sim.apps import PORT, SimApp, SimInstance
 from tests.sim.world import ZONE, World
 
 _IN_HAND = (LeaseState.BOUND, LeaseState.STRANDED)
@@ -225,7 +225,7 @@ def _lease_faults(world: World, book: LeaseBook) -> Iterator[str]:
 
 def claim_of(app: SimApp) -> Claim | None:
     """What the app asks for, read as the daemon reads it; None if its labels are unacceptable."""
-    rules = Rules(pools={"blue": _Anyone(), "green": _Anyone()}, zone=ZONE)  # type: ignore[dict-item]
+    rules = Rules(pools={"blue": _Anyone(), "green": _Anyone()}, zone=ZONE)
     read = App(
         AppId(app.id), app.instances, app.labels, ports=(Port(PORT, None),), checked=app.checked,
         minimum_health=app.minimum_health, over_capacity=app.over_capacity,

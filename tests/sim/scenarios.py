@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from tests.sim.marathon import SimApp
+from tests.sim.apps import SimApp
 from tests.sim.story import HOSTS, Story
 
 POOL = {"MOORING_POOL": "blue"}
@@ -126,17 +126,16 @@ async def the_daemon_dies_as_its_play_lands(story: Story) -> None:
     end(story)
 
 
-async def an_instance_ends_while_its_port_is_being_made(story: Story) -> None:
+async def an_instance_ends_whose_port_was_never_confirmed(story: Story) -> None:
     """What may have been done is undone before the address is given back."""
     await begin(story)
-    for number in range(4):
-        story.world.faults.slow = 1.0
-        await story.marathon.deploy(SimApp(f"/short{number}", 1, POOL))
-        await story.passes(3.0)
-        story.world.faults.slow = 0.0
-        await story.marathon.delete(f"/short{number}")
-        await story.passes(20.0)
+    story.world.faults.after = 1.0
+    await story.marathon.deploy(SimApp("/web", 2, POOL))
+    await story.passes(5.0)
+    story.world.faults.after = 0.0
+    await story.marathon.delete("/web")
     await story.settles()
+    await story.falls_quiet()
     end(story)
 
 
@@ -167,6 +166,24 @@ async def with_a_lost_store_every_host_is_waited_for(story: Story) -> None:
     end(story)
 
 
+async def an_old_copy_of_the_store_is_put_back(story: Story) -> None:
+    """What it does not know is found on the switches, before anything is given out."""
+    await begin(story, SimApp("/web", 2, POOL))
+    files = list(story.settings.store.parent.iterdir())
+    copies = {file: file.read_bytes() for file in files}
+    await story.marathon.deploy(SimApp("/db", 3, POOL))
+    await story.marathon.scale("/web", 4)
+    await story.settles()
+    before = by_instance(story)
+    lose_the_store(story)
+    for file, content in copies.items():
+        file.write_bytes(content)
+    await story.marathon.deploy(SimApp("/new", 3, POOL))
+    await story.settles()
+    assert before.items() <= by_instance(story).items()
+    end(story)
+
+
 def lose_the_store(story: Story) -> None:
     """The daemon dies, and with it the disk."""
     kill_the_daemon(story)
@@ -180,7 +197,8 @@ ALL: tuple[Scenario, ...] = (
     a_name_outlives_the_port_it_led_to,
     a_play_lands_after_its_senders_death,
     the_daemon_dies_as_its_play_lands,
-    an_instance_ends_while_its_port_is_being_made,
+    an_instance_ends_whose_port_was_never_confirmed,
     a_lost_store_is_rebuilt_from_the_switches,
     with_a_lost_store_every_host_is_waited_for,
+    an_old_copy_of_the_store_is_put_back,
 )

@@ -8,17 +8,22 @@ quiet    nothing happens any more, so nothing may be done any more
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mooring.core.errors import Retryable
+from mooring.core.model import AppId
+from mooring.core.readmodel import EVERYTHING
 from mooring.ipam.book import LeaseBook
-from tests.sim.life import Life, logs_into, sim_settings, watch_births
+from tests.sim.apps import SimApp
+from tests.sim.life import Life, watch_births
 from tests.sim.loop import SimClock, VirtualLoop, simulate
-from tests.sim.marathon import SimApp
 from tests.sim.promises import at_every_step, when_calm
+from tests.sim.setting import logs_into, sim_settings
 from tests.sim.world import Violation, World
 
 HOSTS = ("h1", "h2", "h3")
@@ -126,7 +131,7 @@ class Story:
         return when_calm(self.world, self.book)
 
     async def _act_as_operator(self) -> None:
-        """The brake holds until somebody has looked."""
+        """Brake and pauses hold until somebody has looked."""
         engine = self.life.engine if self.life and not self.life.dead else None
         if engine is not None and engine.view.brake is not None and self.marathon.at_rest():
             self.world.trace(f"operator releases: {engine.view.brake}")
@@ -220,7 +225,7 @@ class Story:
         happenings = (
             self._scale, self._scale, self._restart, self._restart, self._kill, self._kill, self._fail,
             self._fail, self._delete, self._lose_or_regain, self._lose_or_regain, self._cut, self._redefine,
-            self._die, self._sink_away, self._jump,
+            self._die, self._sink_away, self._jump, self._pause_or_resume,
         )  # fmt: skip
         self.chance.choice(happenings)()
 
@@ -308,6 +313,26 @@ class Story:
     def _jump(self) -> None:
         self.world.trace("* the wall clock jumps")
         self.clock.step(self.chance.uniform(-5.0, 5.0))
+
+    def _pause_or_resume(self) -> None:
+        engine = self.life.engine if self.life is not None and not self.life.dead else None
+        if engine is None:
+            return
+        paused = engine.paused()
+        app = self.chance.choice([*sorted(self.marathon.apps), EVERYTHING])
+        chosen = None if app == EVERYTHING else AppId(app)
+        self.world.trace(f"* {'resume' if app in paused else 'pause'} {app}")
+        self._command(engine.resume(chosen) if app in paused else engine.pause(chosen))
+
+    def _command(self, work: Any) -> None:
+        """What an operator tells the daemon; a store that is busy refuses, and is asked again later."""
+
+        async def carried_out() -> None:
+            with contextlib.suppress(Retryable):
+                await work
+
+        assert self.life is not None
+        self.life.do(carried_out())
 
     def _sink_away(self) -> None:
         sink = self.chance.choice(("dns", "haproxy", "nginx", "webhook"))

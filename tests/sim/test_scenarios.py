@@ -14,7 +14,7 @@ from mooring.core.specs import Spec
 from mooring.handlers.hosts import Answer, NetworkSink, Operation
 from mooring.handlers.kill import Kills
 from tests.sim import scenarios
-from tests.sim.marathon import SimApp
+from tests.sim.apps import SimApp
 from tests.sim.scenarios import POOL, Scenario, addresses, begin, by_instance, end
 from tests.sim.story import HOSTS, Cast, Story, tell
 from tests.sim.world import Agents, Violation, World
@@ -150,4 +150,4 @@ def test_a_forgotten_attempt_is_found(directory: Path, monkeypatch: pytest.Monke
         return self if spec == self.wanted else replace(self, wanted=spec, generation=self.generation + 1)
 
     monkeypatch.setattr(SinkState, "want", forgetful)
-    assert "lease is" in found(scenarios.an_instance_ends_while_its_port_is_being_made, directory)
+    assert "lease is" in found(scenarios.an_instance_ends_whose_port_was_never_confirmed, directory)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import pytest
+
 from mooring.core.model import (
     AppId,
     Binding,
@@ -75,12 +77,13 @@ def binding(sinks: Mapping[SinkName, SinkState], departing: bool = False) -> Bin
 
 def walk(start: Binding, broken: Sequence[SinkName] = ()) -> list[list[SinkName]]:
     """Rounds of a walk in which every step succeeds, except on broken sinks."""
-    rounds, failed, now = [], set[SinkName](), start
-    while steps := next_steps(now, SINKS, failed, Epoch(1)):
+    rounds, failed, silent, now = [], set[SinkName](), set[str](), start
+    while steps := next_steps(now, SINKS, failed, Epoch(1), silent):
         rounds.append([step.sink for step in steps])
         for step in steps:
             if step.sink in broken:
                 failed.add(step.sink)
+                silent |= {spec.host for spec in step.change.was if isinstance(spec, PortSpec)}
             else:
                 now = after(now, step)
     return rounds
@@ -185,8 +188,12 @@ def test_what_leads_to_a_seat_that_was_left_goes_without_waiting_for_the_new_por
     assert [step.sink for step in next_steps(after(moved, undo), SINKS, (), Epoch(1))] == [NETWORK]
 
 
-def test_an_item_is_down_at_once_and_live_when_it_is_wired() -> None:
-    down = ItemSpec("/web/0", "/web", KEY, "t", "h1", "down")
-    for wanted, may_move in ((down, True), (ITEM, False)):
-        lost = binding({NETWORK: SinkState(port()), LEDGER: SinkState(wanted, None)})
-        assert (LEDGER in {step.sink for step in next_steps(lost, SINKS, (), Epoch(1))}) is may_move
+@pytest.mark.parametrize(
+    ("wanted", "before", "may_move"), [("down", ITEM, True), ("down", None, False), ("live", None, False)]
+)
+def test_only_what_was_live_is_told_to_be_down_without_a_port(
+    wanted: str, before: Spec | None, may_move: bool
+) -> None:
+    item = ItemSpec("/web/0", "/web", KEY, "t", "h1", wanted)
+    lost = binding({NETWORK: SinkState(port()), LEDGER: SinkState(item, before)})
+    assert (LEDGER in {step.sink for step in next_steps(lost, SINKS, (), Epoch(1))}) is may_move

@@ -1,0 +1,52 @@
+"""The configuration of a simulated daemon, and where its log goes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from mooring.controller.settings import Settings
+from tests.sim.world import ZONE
+
+
+def sim_settings(directory: Path, **changes: Any) -> Settings:
+    """A configuration with short waits."""
+    table: dict[str, Any] = {
+        "store": directory / "store.db",
+        "balancer_groups": ["*"],
+        "hosts": {f"h{number}": f"192.0.2.{number}" for number in range(1, 9)},
+        "workers": 16,
+        "marathon": {"endpoints": ["http://m:1"], "snapshot_every_s": 30.0, "absence_confirm_s": 15.0},
+        "pools": {
+            "blue": {"network": "10.64.0.0/26", "gateway": "10.64.0.1", "vlan": 10},
+            "green": {"network": "10.64.1.0/28", "gateway": "10.64.1.1"},
+        },
+        "leases": {"cooling_s": 20.0, "seat_wait_s": 10.0},
+        "ansible": {"inventory": directory / "inventory"},
+        "dns": {"server": "memory", "zone": ZONE, "key_name": "k", "secret_file": directory / "secret"},
+    }
+    return Settings.model_validate({**table, **changes})
+
+
+@contextlib.contextmanager
+def logs_into(trace: Callable[[str], None], defects: list[str]) -> Any:
+    """For the time of the body the daemon's log lines go into the trace; defects are collected."""
+
+    def write(_: Any, level: str, line: dict[str, Any]) -> Any:
+        trace_back = line.pop("exc_info", None)
+        event, rest = line.pop("event"), {key: value for key, value in line.items() if value is not None}
+        trace(f"  log {level}: {event} {' '.join(f'{key}={value}' for key, value in rest.items())}")
+        if trace_back or level in ("exception", "critical"):
+            defects.append(f"{event}: {rest.get('error')}")
+        raise structlog.DropEvent
+
+    before = structlog.get_config()
+    structlog.configure(processors=[structlog.contextvars.merge_contextvars, write])
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
