@@ -16,6 +16,7 @@ gives equal specs, and equal specs mean there is nothing to do.
     app_names      A         -                 -          -      -
 
     * only where neither Marathon nor Mesos checks the app's health.
+    dead: this container has ended, as Marathon says, or as a newer incarnation proves.
 
 Two kinds of instance are not served by what their app asks for *now*.  Where the labels are refused and
 nothing good is known of the app (`Facts.claim` is None), everything stays as it was last wanted, and only
@@ -28,7 +29,7 @@ An instance serves when it runs, its port and files are in place, and its health
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mooring.core.labels import Claim
 from mooring.core.model import App, AppId, Binding, Health, Instance, SinkName, State
@@ -99,6 +100,9 @@ def wants_of(facts: Facts, binding: Binding) -> Wants:
     """What every sink shall show for this instance now. Sinks that are not configured are ignored later."""
     if binding.departing:
         return Wants(nothing())
+    if facts.instance.incarnation > binding.incarnation:
+        # The container that the binding stands for has ended: its instance has had another one since.
+        facts = replace(facts, instance=replace(facts.instance, state=State.DEAD))
     files, problem = _files(facts, binding)
     gates = {NETWORK: _port(facts, binding), PROBE: _probe(facts, binding), FILES: files}
     ready = _healthy(facts) and all(_open(binding, sink, spec) for sink, spec in gates.items())

@@ -47,7 +47,9 @@ class Part:
 def environment(plan: LabPlan, extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of everything the lab runs: ours, a sane PATH, and the mark."""
     path = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
-    return {**os.environ, "PATH": path, "LC_ALL": "C.UTF-8", MARK: plan.name, **(extra or {})}
+    # A switch or an engine of somebody else's that the environment names is not meant for the lab.
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(("OVS_", "DOCKER_"))}
+    return {**ours, "PATH": path, "LC_ALL": "C.UTF-8", MARK: plan.name, **(extra or {})}
 
 
 def in_namespace(namespace: str | None, argv: Sequence[str]) -> list[str]:

@@ -132,10 +132,14 @@ class Story:
 
     async def _act_as_operator(self) -> None:
         """Brake and pauses hold until somebody has looked."""
-        engine = self.life.engine if self.life and not self.life.dead else None
-        if engine is not None and engine.view.brake is not None and self.marathon.at_rest():
+        if self.life is None or self.life.engine is None or self.life.dead:
+            return
+        engine = self.life.engine
+        if engine.view.brake is not None and self.marathon.at_rest():
             self.world.trace(f"operator releases: {engine.view.brake}")
-            engine.watch.mark(engine.view.release(self.clock.monotonic()))
+            await engine.release_brake()
+        for app in engine.paused():
+            self._command(engine.resume(None if app == EVERYTHING else AppId(app)))
 
     async def falls_quiet(self) -> None:
         """Soon nothing more is asked of any sink: back-offs end, the last absences are confirmed."""

@@ -225,3 +225,10 @@ def test_a_container_of_an_earlier_version_keeps_its_ports() -> None:
     spec = specs(replacement, live)[HAPROXY]
     assert isinstance(spec, MemberSpec)
     assert [endpoint.port for endpoint in spec.endpoints] == [9090]
+
+
+@pytest.mark.parametrize("state", [State.STARTING, State.UNREACHABLE, State.KILLING])
+def test_a_newer_incarnation_proves_that_this_container_is_dead(state: State) -> None:
+    now = facts(state, Health.UNKNOWN)
+    newer = replace(now, instance=replace(now.instance, incarnation=2, task=TaskId("i._app.2")))
+    assert wants_of(newer, binding()) == wants_of(facts(State.DEAD, Health.UNKNOWN), binding())

@@ -81,7 +81,14 @@ class HostRig:
 
     def _spawn(self, log: str, *words: str) -> None:
         with (self.directory / log).open("wb") as output:
-            process = subprocess.Popen(words, stdout=output, stderr=output, start_new_session=True)
+            process = subprocess.Popen(
+                words,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                # For these processes only: other tests of the session have switches of their own.
+                env={**os.environ, "OVS_RUNDIR": str(self.directory)},
+            )
         self._processes.append(process)
 
     def _start_switch(self) -> None:
@@ -89,7 +96,6 @@ class HostRig:
         run("ovsdb-tool", "create", str(self.directory / "conf.db"), schema)
         inside = ("nsenter", f"--net=/run/netns/{self.name}")
         control = str(self.directory)
-        os.environ["OVS_RUNDIR"] = control
         self._spawn(
             "ovsdb.log", *inside, "ovsdb-server", str(self.directory / "conf.db"),
             f"--remote=punix:{self.database}", f"--unixctl={control}/ovsdb.ctl",
