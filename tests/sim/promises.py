@@ -183,10 +183,11 @@ def _compare(world: World, expected: Expected, lost: set[str]) -> Iterator[str]:
             (f"{one.address}:{one.port}", state) for one, state in endpoints if one.address not in lost
         }
         yield from _differences(f"{balancer} member", members, expected.members)
+    away = {one.id for one in world.marathon.instances.values() if one.host in world.agents.silent}
     items = {
         (key, (item.task, item.status))
         for key, item in world.inventory.items()
-        if item.host not in world.agents.silent
+        if item.host not in world.agents.silent and item.instance not in away
     }
     yield from _differences("item", items, set(expected.items.items()))
 
