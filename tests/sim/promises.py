@@ -218,8 +218,8 @@ def _lease_faults(world: World, book: LeaseBook) -> Iterator[str]:
         yield f"a seat has several addresses: {sorted(map(str, seats))}"
     running = {one.id for one in world.marathon.instances.values()}
     for lease in book.leases():
-        if lease.state is LeaseState.STRANDED and lease.host not in world.agents.silent:
-            yield f"{lease.address} is stranded on {lease.host}, which answers"
+        if lease.state is LeaseState.STRANDED and not world.agents.silent:
+            yield f"{lease.address} is stranded, but every host answers"
         if lease.state is LeaseState.BOUND and _instance(lease) not in running:
             yield f"{lease.address} is bound to {lease.binding}, which does not exist"
 
