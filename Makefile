@@ -11,7 +11,7 @@ LAB_OPTIONS := --name $(LAB_NAME) --port-base $(LAB_PORT_BASE)
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help packages venv up down demo test check lint bench bench-page coverage docs clean
+.PHONY: help packages venv up down demo test check lint bench bench-page coverage fuzz sanitize docs clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -21,7 +21,8 @@ packages: ## install the Debian packages that the lab and the tests need (as roo
 
 venv: $(VENV)/.ready ## make the virtual environment
 
-$(VENV)/.ready: pyproject.toml
+# The sources in C too: an editable install builds the extension once, and only there.
+$(VENV)/.ready: pyproject.toml setup.py $(wildcard cext/*.c cext/*.h)
 	@$(PYTHON) -m venv $(VENV) || { echo "mooring: no virtual environment: install python3-venv (make packages, as root)"; exit 3; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[lab,dev]'
@@ -58,13 +59,20 @@ coverage: venv
 	@$(BIN)/python -m coverage report --skip-covered --fail-under=85
 
 bench: packages venv ## every benchmark; tables on the screen, figures in build/bench/*.json
-	@for file in tests/bench/bench_*.py; do $(BIN)/python $$file || exit 1; done
+	@for file in tests/bench/bench_*.py; do $(BIN)/python -m tests.bench.$$(basename $$file .py) || exit 1; done
 
 bench-%: packages venv ## one benchmark
-	@$(BIN)/python tests/bench/bench_$*.py
+	@$(BIN)/python -m tests.bench.bench_$*
 
 bench-page: venv ## write the last results into docs/benchmarks.md
 	@$(BIN)/python tests/bench/page.py
+
+fuzz: venv ## fuzz the C core and compare the twins (FUZZ_RUNS, FUZZ_SECONDS: per harness, whichever comes first)
+	@deploy/install-packages fuzz
+	@PYTHON=$(BIN)/python tests/fuzz/run
+
+sanitize: venv ## the twins' tests over a build with AddressSanitizer and UndefinedBehaviorSanitizer
+	@PYTHON=$(BIN)/python tests/fuzz/sanitize
 
 docs: venv ## write the generated pages anew
 	@$(BIN)/python -m mooring.controller.settings_page > docs/settings.md

@@ -1,14 +1,35 @@
 """Byte-level work that deserves speed, behind one import.
 
 This module is the only place that chooses an implementation; everybody else says
-`from mooring.cext import Frame, Framer`.
+`from mooring.cext import Frame, Framer`.  The one in C serves where it was built, its twin in Python
+everywhere else; both behave alike to the last error message.  The environment variable `MOORING_CEXT`
+overrules that: `python` takes the twin, `c` insists on C and fails where it was not built.
 """
 
 from __future__ import annotations
 
-from mooring.cext._pure import DEFAULT_LIMIT, Framer
-from mooring.cext.frame import Frame
+import os
+from typing import TYPE_CHECKING
+
+from mooring.cext.frame import DEFAULT_LIMIT, Frame
+
+_ASKED_FOR = os.environ.get("MOORING_CEXT", "")
+if _ASKED_FOR not in ("", "c", "python"):
+    raise ImportError(f"MOORING_CEXT is {_ASKED_FOR!r}; set it to c or python, or leave it empty")
 
 IMPLEMENTATION = "python"
+if TYPE_CHECKING or _ASKED_FOR == "python":
+    from mooring.cext._pure import Framer
+    from mooring.cext._pure_array import ArraySplitter
+else:
+    try:
+        from mooring.cext._native import ArraySplitter, Framer
 
-__all__ = ["DEFAULT_LIMIT", "IMPLEMENTATION", "Frame", "Framer"]
+        IMPLEMENTATION = "c"
+    except ImportError as error:
+        if _ASKED_FOR == "c":
+            raise ImportError("MOORING_CEXT asks for C, but the extension was not built") from error
+        from mooring.cext._pure import Framer
+        from mooring.cext._pure_array import ArraySplitter
+
+__all__ = ["DEFAULT_LIMIT", "IMPLEMENTATION", "ArraySplitter", "Frame", "Framer"]

@@ -1,4 +1,4 @@
-"""An incremental Server-Sent-Events framer in plain Python.
+"""An incremental Server-Sent-Events framer in plain Python: the twin of `sse.c`.
 
 Bytes arrive in whatever pieces the network likes; complete events leave.  `bytes.splitlines` knows
 exactly the three line ends that the format allows (CR, LF, CRLF) and works at C speed, so a piece is
@@ -9,36 +9,51 @@ heartbeats arrive: CR and LF in separate writes.
 Memory is bounded.  `limit` bounds one event: the lines kept for it plus the line being read.  An event
 that outgrows it is skipped up to its empty line and counted, and the next one is read as usual.
 Whether an event is skipped depends on its bytes alone, never on how the network cut them.
+
+A type may be named after the data, and the last name counts.  So whether an event is wanted is decided
+at its empty line; until then an unwanted event is kept, and bounded, like any other.
 """
 
 from __future__ import annotations
 
-from mooring.cext.frame import Frame
+from collections.abc import Collection
+from typing import final
 
-DEFAULT_LIMIT = 16 * 1024 * 1024
+from mooring.cext._arguments import as_bytes, checked_limit, checked_names
+from mooring.cext.frame import DEFAULT_LIMIT, Frame
+
 _BOM = b"\xef\xbb\xbf"
 
 
+@final
 class Framer:
     """Cuts a byte stream into events. One framer serves one connection."""
 
-    def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
-        """`limit` is the most bytes that one event may take."""
-        self.limit = limit
+    def __init__(self, limit: int = DEFAULT_LIMIT, wanted: Collection[str] | None = None) -> None:
+        """`limit` is the most bytes that one event may take.
+
+        With `wanted` given, an event that names another type is counted and not returned. An event that
+        names no type always is.
+        """
+        self.limit = checked_limit(limit)
         self.skipped = 0  # events over the limit
+        self.unwanted = 0  # complete events whose type is not in `wanted`
         self.last_event_id = ""
         self.retry_ms: int | None = None
+        self._wanted = checked_names(wanted)
+        self._start: bytes | None = b""  # what may become a BOM; None once the start has been read
         self._partial = bytearray()  # the line whose end has not come yet
         self._split_crlf = False  # the last piece ended in CR
-        self._at_start = True
         self._skipping = False
         self._kept = 0  # bytes of the lines kept for the event being read
-        self._event = ""
+        self._event = b""
         self._data: bytes | bytearray | None = None
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Frame]:
         """Take the next piece of the stream and return the events it completed, in order."""
-        piece = data if isinstance(data, bytes) else bytes(data)
+        piece = as_bytes(data)
+        if self._start is not None:
+            piece = self._after_bom(self._start + piece)
         if not piece:
             return []
         second_half = self._split_crlf and piece[0] == 0x0A
@@ -59,17 +74,20 @@ class Framer:
             self._keep_unfinished(unfinished)
         return frames
 
+    def _after_bom(self, start: bytes) -> bytes:
+        """Drop a byte order mark. What may still become one waits, so it never counts against the limit."""
+        if start != _BOM and _BOM.startswith(start):
+            self._start = start
+            return b""
+        self._start = None
+        return start.removeprefix(_BOM)
+
     def _read(self, lines: list[bytes], frames: list[Frame]) -> None:
         """Interpret whole lines. Hot: everything Marathon sends in bulk is decided in this loop."""
-        if self._at_start:
-            self._at_start = False
-            if lines[0].startswith(_BOM):
-                lines[0] = lines[0][len(_BOM) :]
-                self._kept = len(_BOM)  # it counts, as it did while the line was unfinished
         for line in lines:
             if not line:
                 if self._data is not None:
-                    frames.append(Frame(self._event or "message", bytes(self._data)))
+                    self._dispatch(bytes(self._data), frames)
                 self._begin_event()
             elif self._skipping:
                 continue
@@ -80,9 +98,19 @@ class Framer:
                 self._data = line[6:]
             elif line.startswith(b"event: "):
                 self._kept += len(line)
-                self._event = line[7:].decode("utf-8", "replace")
+                self._event = line[7:]
             else:
                 self._read_field(line)
+
+    def _dispatch(self, data: bytes, frames: list[Frame]) -> None:
+        if not self._event:
+            frames.append(Frame("message", data))
+        elif self._wanted is None:
+            frames.append(Frame(self._event.decode("utf-8", "replace"), data))
+        elif (name := self._wanted.get(self._event)) is not None:
+            frames.append(Frame(name, data))
+        else:
+            self.unwanted += 1
 
     def _add_data(self, value: bytes) -> None:
         if self._data is None:
@@ -99,7 +127,7 @@ class Framer:
             value = value[1:]
         if name == b"event":
             self._kept += len(line)
-            self._event = value.decode("utf-8", "replace")
+            self._event = value
         elif name == b"data":
             self._kept += len(line)
             self._add_data(value)
@@ -110,7 +138,7 @@ class Framer:
 
     def _begin_event(self) -> None:
         self._data = None
-        self._event = ""
+        self._event = b""
         self._kept = 0
         self._skipping = False
 
@@ -127,7 +155,6 @@ class Framer:
 
     def _keep_unfinished(self, part: bytes) -> None:
         if not self._skipping and self._kept + len(self._partial) + len(part) > self.limit:
-            self._at_start = False
             self._skip_event()
         if self._skipping:
             # All that matters of this line is that it is not empty.

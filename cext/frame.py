@@ -1,8 +1,10 @@
-"""What a framer hands out; the one type that every framer, in whatever language, must build."""
+"""What every implementation shares: the type that a framer hands out, and the default bound on memory."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
+
+DEFAULT_LIMIT = 16 * 1024 * 1024  # bytes that one event, or one element of an array, may take
 
 
 class Frame(NamedTuple):

@@ -8,19 +8,21 @@ way when an app appears whose id reads so: from then on it goes under the name o
 becomes free, the apps that were refused for it are read again, in the order of their ids.
 
 So that the order in which apps are read decides nothing at a start, all ids of a listing are known before
-the first label is read (`see`), and the names that the store says are shown are held already.
+the first label is read (`know`, `see`), and the names that the store says are shown are held already.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from mooring.controller.names import Names, name_at, path_of, shown_path
 from mooring.core.errors import LabelRefused
 from mooring.core.labels import Claim, Rules, parse_claim
 from mooring.core.model import App, AppId, Binding
+
+_STEP = 20  # apps
 
 
 class Claims:
@@ -53,13 +55,19 @@ class Claims:
         """The apps of which something is kept: labels, good or refused, or a name shown from before."""
         return self._names.apps()
 
-    def see(self, apps: Iterable[App]) -> None:
-        """Read all apps of a listing, also those without instances: their names are theirs."""
+    def know(self, apps: Iterable[AppId]) -> None:
+        """All these apps exist: the names of their ids are theirs, whoever asks for them by label."""
+        for app in sorted(apps):
+            self._know(app)
+
+    def see(self, apps: Iterable[App]) -> Iterator[None]:
+        """Read all apps, also those without instances, a few at each step."""
         listed = sorted(apps, key=lambda app: app.id)
-        for app in listed:
-            self._know(app.id)
-        for app in listed:
+        self.know(app.id for app in listed)
+        for number, app in enumerate(listed, start=1):
             self.of(app)
+            if number % _STEP == 0:
+                yield
 
     def of(self, app: App) -> Claim | None:
         """The newest good claim of the app; None if it never had one."""

@@ -53,6 +53,7 @@ from mooring.portal.http import make_app, serve
 from mooring.portal.metrics import Metrics
 from mooring.portal.pulse import Pulse
 from mooring.portal.pulse import start as start_pulse
+from mooring.portal.turns import Turns, timed_loop
 
 log = structlog.get_logger(__name__)
 
@@ -65,7 +66,9 @@ def run(settings: Settings, *, observe: bool = False) -> int:
     Raises `ConfigRefused` for what only shows when the parts are put together.
     """
     try:
-        asyncio.run(_live(settings, observe))
+        turns, clock = Turns(), SystemClock()
+        with asyncio.Runner(loop_factory=lambda: timed_loop(turns, clock)) as runner:
+            runner.run(_live(settings, observe, turns))
     except ConfigRefused:
         raise
     except Refused as error:
@@ -79,14 +82,14 @@ def run(settings: Settings, *, observe: bool = False) -> int:
     return 0
 
 
-async def _live(settings: Settings, observe: bool) -> None:
+async def _live(settings: Settings, observe: bool, turns: Turns) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
         engine, ground = await _build(settings, observe, stack)
-        await _open_doors(settings, engine, stack)
+        await _open_doors(settings, engine, turns, stack)
         await _work_until(stop, engine, ground)
     log.info("stopped")
 
@@ -175,12 +178,12 @@ def access_of(marathon: MarathonSettings) -> Access:
     )
 
 
-async def _open_doors(settings: Settings, engine: Engine, stack: AsyncExitStack) -> None:
+async def _open_doors(settings: Settings, engine: Engine, turns: Turns, stack: AsyncExitStack) -> None:
     """The portal and the control socket: from here on the daemon can be asked."""
     pulse = Pulse(engine.clock)
     beat = start_pulse(pulse)
     stack.callback(beat.cancel)
-    engine.metrics.collect_from(engine.report, pulse)
+    engine.metrics.collect_from(engine.report, pulse, turns)
     app = make_app(engine.report, engine.metrics.registry, pulse)
     portal = await serve(app, settings.portal.address, settings.portal.port)
     stack.push_async_callback(portal.cleanup)

@@ -6,6 +6,7 @@ commands that change what it does (`pause`, `resume`) and answers the read model
 
 from __future__ import annotations
 
+import gc
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ import structlog
 
 from mooring.controller.addresses import HostAddresses
 from mooring.controller.claims import Claims
+from mooring.controller.decide import Decision, decide
 from mooring.controller.janitor import Janitor
 from mooring.controller.latency import Latency
 from mooring.controller.queue import WorkQueue
@@ -116,7 +118,9 @@ class Engine:
             marathon.snapshot_every_s,
             heard=self.latency.heard,
             stored_keys=lambda: [binding.id for binding in records.all()],
-            snapshot_ended=self._snapshot_ended,
+            in_step=self._in_step,
+            readers=self.claims,
+            snapshot_ended=self.metrics.snapshot_taken,
         )
         self.janitor = Janitor(records, self.view, self.clock, self.claims.apps, self.claims.forget)
         self.report = Report(
@@ -186,6 +190,8 @@ class Engine:
         """Wait for the first snapshot, then work until the queue is closed."""
         await self.watch.complete.wait()
         await self._remember_framework()
+        # What is known by now stays: the garbage collector need not walk through it again and again.
+        gc.freeze()
         log.info("view complete", apps=len(self.view.apps()), instances=len(self.view.instances()))
         await self.workers.run()
 
@@ -264,18 +270,19 @@ class Engine:
         )
 
     def readiness(self) -> Sequence[str]:
-        reasons = []
-        if not self.view.complete:
-            reasons.append("no complete listing of Marathon yet")
-        if self.reader is None or not self.reader.is_attached:
-            reasons.append(f"event stream: {self.overview().stream}")
-        if self.watch.snapshot_problem:
-            reasons.append(f"snapshot: {self.watch.snapshot_problem}")
-        if self.view.brake:
-            reasons.append(f"brake: {self.view.brake}")
-        if self.seats.closed:
-            reasons.append(f"no address is given out: {self.seats.closed}")
-        return reasons
+        return [reason for reason in self._unready().values() if reason]
+
+    def _unready(self) -> Mapping[str, str]:
+        """For each part that can be in the way of relying on the daemon: why it is; "" if it is not."""
+        attached = self.reader is not None and self.reader.is_attached
+        problem, brake, closed = self.watch.snapshot_problem, self.view.brake, self.seats.closed
+        return {
+            "view": "" if self.view.complete else "no complete listing of Marathon yet",
+            "stream": "" if attached else f"event stream: {self.overview().stream}",
+            "snapshot": f"snapshot: {problem}" if problem else "",
+            "brake": f"brake: {brake}" if brake else "",
+            "rebuild": f"no address is given out: {closed}" if closed else "",
+        }
 
     def vitals(self, unsettled: Mapping[str, int]) -> Vitals:
         intake = self.watch.intake
@@ -285,13 +292,25 @@ class Engine:
             running_s=self.queue.running_s(),
             attached=self.reader is not None and self.reader.is_attached,
             last_event_at=self.watch.last_event_at,
-            events={"decoded": dict(intake.decoded), "ignored": dict(intake.ignored)},
-            skipped=dict(intake.unreadable) | ({"oversized": self.reader.oversized} if self.reader else {}),
+            events={"decoded": dict(intake.decoded), "ignored": self._ignored()},
+            skipped=dict(intake.unreadable) | self._unread(),
             unsettled=unsettled,
             adds=self.queue.adds,
             retries=self.queue.retries,
             reconnects=max(0, self.reader.attachments - 1) if self.reader else 0,
+            behind=self.reader.behind if self.reader else 0,
+            max_behind=self.reader.max_behind if self.reader else 0,
+            held=len(self.view.held),
+            unready={part: reason != "" for part, reason in self._unready().items()},
         )
+
+    def _ignored(self) -> Mapping[str, int]:
+        unasked = {"unasked": self.reader.unwanted} if self.reader else {}
+        return dict(self.watch.intake.ignored) | unasked
+
+    def _unread(self) -> dict[str, int]:
+        reader = self.reader
+        return {"oversized": reader.oversized, "overflow": reader.overflowed} if reader else {}
 
     # -- reactions
 
@@ -325,10 +344,14 @@ class Engine:
         for instance in self.view.instances_of(app):
             self.queue.add(BindingId(instance.id))
 
-    def _snapshot_ended(self, result: str) -> None:
-        """All apps are known to `claims` before the first worker starts."""
-        self.claims.see(self.view.apps())
-        self.metrics.snapshot_taken(result)
+    def _in_step(self, key: BindingId) -> bool:
+        """Whether a worker would find nothing to do: what it would compare, compared from here."""
+        bound = self.records.get(key)
+        decision = decide(self.view.instance(InstanceId(key)), bound)
+        if decision is Decision.NOTHING:
+            return bound is None or bound.settled
+        settled = bound is not None and bound.settled and not bound.departing
+        return decision is Decision.HEALTH and settled and key not in self.reconciler.problems
 
     def _host_resolved(self, host: HostName) -> None:
         for binding in self.records.all():

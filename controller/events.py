@@ -1,8 +1,10 @@
 """From a frame of the stream to a fact about an instance or an app.
 
 Marathon publishes about thirty types of event in nine dialects.  `decode` turns each into one of the
-few facts below, or into nothing if the type is one we ignore by name.  Only fields we use are decoded
-(msgspec skips the rest unbuilt), which keeps a two-megabyte deployment event of an old Marathon cheap.
+few facts below, or into nothing if the type is one we ignore by name.  Only fields we use are decoded:
+msgspec passes over the rest without building it, which keeps a five-megabyte deployment event of an old
+Marathon, with the whole root group in it twice, at the cost of reading its bytes once.  Facts are tracked
+by no garbage collector, and what many of them repeat (apps, hosts, versions) is one string for all.
 
 What cannot be read raises `EventUnreadable` with a short reason fit for a metric label; `Intake` counts
 and logs it, says that a snapshot is due, and goes on.  Events are hints: one lost costs latency only.
@@ -10,9 +12,10 @@ and logs it, says that a snapshot is due, and goes on.  Events are hints: one lo
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
 import structlog
@@ -23,7 +26,8 @@ from mooring.controller.dialect import (
     STATUS_STATES,
     read_host,
     read_instance_id,
-    read_task,
+    read_task_id,
+    shared_app,
 )
 from mooring.core.errors import Refused
 from mooring.core.model import AppId, HostName, InstanceId, State, TaskId
@@ -65,8 +69,7 @@ class EventUnreadable(Refused):
         self.event = event
 
 
-@dataclass(frozen=True, slots=True)
-class TaskReported:
+class TaskReported(msgspec.Struct, frozen=True, gc=False):
     """A task's state, with its incarnation: the best evidence there is."""
 
     instance: InstanceId
@@ -80,8 +83,7 @@ class TaskReported:
     stamp: str  # Marathon's ISO time in milliseconds; comparable as text, "" if absent
 
 
-@dataclass(frozen=True, slots=True)
-class InstanceReported:
+class InstanceReported(msgspec.Struct, frozen=True, gc=False):
     """An instance's condition, without saying which incarnation it means."""
 
     instance: InstanceId
@@ -91,8 +93,7 @@ class InstanceReported:
     stamp: str
 
 
-@dataclass(frozen=True, slots=True)
-class HealthReported:
+class HealthReported(msgspec.Struct, frozen=True, gc=False):
     """A verdict of the health checks; `healthy` None means that Marathon has none."""
 
     instance: InstanceId
@@ -101,155 +102,156 @@ class HealthReported:
     stamp: str
 
 
-@dataclass(frozen=True, slots=True)
-class AppTerminated:
+class AppTerminated(msgspec.Struct, frozen=True, gc=False):
     """An app or pod was deleted and has ended."""
 
     app: AppId
 
 
-@dataclass(frozen=True, slots=True)
-class AppsChanged:
+class AppsChanged(msgspec.Struct, frozen=True, gc=False):
     """Definitions or deployments changed; the listing says how."""
 
     apps: tuple[AppId, ...]
     pods: tuple[AppId, ...] = ()
+    stopped: tuple[AppId, ...] = ()  # those of the apps that are being deleted
 
 
-@dataclass(frozen=True, slots=True)
-class SchedulerChanged:
+class SchedulerChanged(msgspec.Struct, frozen=True, gc=False):
     """Marathon registered with Mesos anew; anything may have happened before."""
 
 
 Event = TaskReported | InstanceReported | HealthReported | AppTerminated | AppsChanged | SchedulerChanged
 
 
-class _StatusUpdate(msgspec.Struct, rename="camel"):
-    task_id: str
-    task_status: str
-    app_id: str
-    host: str | None = None
-    ports: tuple[int, ...] | None = None
-    version: str | None = None
-    timestamp: str = ""
+# What the facts are read from.  A field that some version leaves out or sets to null has a default; one
+# without is in every version, and its absence makes the event unreadable.
 
-    def fact(self) -> Event | None:
-        task, name = read_task(self.task_id)
+_Name = Annotated[str, msgspec.Meta(min_length=1)]
+_Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+
+
+class _StatusUpdate(msgspec.Struct, rename="camel", gc=False):
+    task_id: Annotated[TaskId, msgspec.Meta(min_length=1)]
+    task_status: str
+    app_id: _Name
+    host: str | None = None
+    ports: tuple[_Port, ...] | None = None
+    version: str | None = None
+    timestamp: str | None = None
+
+    def fact(self) -> TaskReported | None:
+        name = read_task_id(self.task_id)
         if name.of_pod:
             return None
         return TaskReported(
-            instance=name.instance,
-            incarnation=name.incarnation,
-            task=task,
-            app=AppId(self.app_id),
-            state=_state("status_update_event", STATUS_STATES, self.task_status),
-            host=read_host(self.host),
-            host_ports=self.ports or (),
-            version=self.version or "",
-            stamp=self.timestamp,
+            name.instance,
+            name.incarnation,
+            self.task_id,
+            shared_app(self.app_id),
+            _state("status_update_event", STATUS_STATES, self.task_status),
+            read_host(self.host),
+            self.ports or (),
+            sys.intern(self.version or ""),
+            self.timestamp or "",
         )
 
 
-class _InstanceChanged(msgspec.Struct, rename="camel"):
-    instance_id: str
-    run_spec_id: str
+class _InstanceNamed(msgspec.Struct, rename="camel", gc=False):
+    """An event about an instance: 1.3 named the task instead, and either name of the app may be there."""
+
+    instance_id: str | None = None
+    task_id: str | None = None
+    run_spec_id: str | None = None
+    app_id: str | None = None
+    timestamp: str | None = None
+
+    def named(self) -> tuple[InstanceId, AppId, str]:
+        """The instance, its app and the event's stamp."""
+        name, app = self.instance_id or self.task_id, self.run_spec_id or self.app_id
+        if not name or not app:
+            raise msgspec.ValidationError("it names no instance or no app")
+        return read_instance_id(name), shared_app(app), self.timestamp or ""
+
+
+class _InstanceChanged(_InstanceNamed, kw_only=True):
     condition: str
     host: str | None = None
-    timestamp: str = ""
 
-    def fact(self) -> Event | None:
+    def fact(self) -> InstanceReported:
+        instance, app, stamp = self.named()
         state = _state("instance_changed_event", CONDITION_STATES, self.condition)
-        instance = read_instance_id(self.instance_id)
-        return InstanceReported(
-            instance, AppId(self.run_spec_id), state, read_host(self.host), self.timestamp
-        )
+        return InstanceReported(instance, app, state, read_host(self.host), stamp)
 
 
-class _InstanceHealth(msgspec.Struct, rename="camel"):
-    instance_id: str
-    run_spec_id: str
+class _InstanceHealth(_InstanceNamed):
     healthy: bool | None = None
-    timestamp: str = ""
 
-    def fact(self) -> Event | None:
-        instance = read_instance_id(self.instance_id)
-        return HealthReported(instance, AppId(self.run_spec_id), self.healthy, self.timestamp)
+    def fact(self) -> HealthReported:
+        instance, app, stamp = self.named()
+        return HealthReported(instance, app, self.healthy, stamp)
 
 
-class _HealthStatus(msgspec.Struct, rename="camel"):
-    app_id: str
+class _HealthStatus(_InstanceNamed, kw_only=True):
     alive: bool
-    instance_id: str | None = None
-    task_id: str | None = None  # 1.3 names the task instead
-    timestamp: str = ""
 
-    def fact(self) -> Event | None:
-        named = self.instance_id or self.task_id
-        if named is None:
-            raise EventUnreadable("shape", "health_status_changed_event", "names neither instance nor task")
-        return HealthReported(read_instance_id(named), AppId(self.app_id), self.alive, self.timestamp)
+    def fact(self) -> HealthReported:
+        instance, app, stamp = self.named()
+        return HealthReported(instance, app, self.alive, stamp)
 
 
-class _UnknownTerminated(msgspec.Struct, rename="camel"):
-    run_spec_id: str
-    instance_id: str | None = None
-    task_id: str | None = None  # 1.3
-    timestamp: str = ""
-
-    def fact(self) -> Event | None:
-        named = self.instance_id or self.task_id
-        if named is None:
-            raise EventUnreadable(
-                "shape", "unknown_instance_terminated_event", "names neither instance nor task"
-            )
-        return InstanceReported(
-            read_instance_id(named), AppId(self.run_spec_id), State.DEAD, None, self.timestamp
-        )
+class _UnknownTerminated(_InstanceNamed):
+    def fact(self) -> InstanceReported:
+        instance, app, stamp = self.named()
+        return InstanceReported(instance, app, State.DEAD, None, stamp)
 
 
 class _AppTerminated(msgspec.Struct, rename="camel"):
-    app_id: str
+    app_id: _Name
 
-    def fact(self) -> Event | None:
+    def fact(self) -> AppTerminated:
         return AppTerminated(AppId(self.app_id))
 
 
 class _Definition(msgspec.Struct):
-    id: str
+    id: _Name
 
 
 class _ApiPost(msgspec.Struct, rename="camel"):
     app_definition: _Definition
 
-    def fact(self) -> Event | None:
+    def fact(self) -> AppsChanged:
         return AppsChanged((AppId(self.app_definition.id),))
 
 
 class _Action(msgspec.Struct):
+    action: str | None = None
     app: str | None = None
     pod: str | None = None
 
 
 class _Step(msgspec.Struct):
-    actions: list[_Action] = []
+    actions: list[_Action] | None = None
 
 
 class _Plan(msgspec.Struct):
-    steps: list[_Step] = []
+    """Up to 1.7 `original` and `target` may stand beside the steps: they are passed over unbuilt."""
+
+    steps: list[_Step] | None = None
 
 
 class _Deployment(msgspec.Struct):
     plan: _Plan
 
-    def fact(self) -> Event | None:
-        actions = [action for step in self.plan.steps for action in step.actions]
+    def fact(self) -> AppsChanged:
+        actions = [action for step in self.plan.steps or () for action in step.actions or ()]
         apps = dict.fromkeys(AppId(action.app) for action in actions if action.app)
         pods = dict.fromkeys(AppId(action.pod) for action in actions if action.pod)
-        return AppsChanged(tuple(apps), tuple(pods))
+        ends = (action.app for action in actions if action.action == "StopApplication")
+        return AppsChanged(tuple(apps), tuple(pods), tuple(AppId(app) for app in ends if app))
 
 
 class _Registered(msgspec.Struct):
-    def fact(self) -> Event | None:
+    def fact(self) -> SchedulerChanged:
         return SchedulerChanged()
 
 
@@ -284,11 +286,13 @@ _TYPES: dict[str, type[_Wire]] = {
     "scheduler_registered_event": _Registered,
     "scheduler_reregistered_event": _Registered,
 }
-_DECODERS: dict[str, msgspec.json.Decoder[_Wire]] = {
-    name: msgspec.json.Decoder(wire) for name, wire in _TYPES.items()
+_READERS: dict[str, Callable[[bytes], _Wire]] = {
+    name: msgspec.json.Decoder(wire).decode for name, wire in _TYPES.items()
 }
 _KIND = msgspec.json.Decoder(_Kind)
 _SYNTAX = msgspec.json.Decoder(msgspec.Raw)
+_KNOWN = frozenset(_TYPES) | IGNORED
+_NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 WANTED = tuple(_TYPES)
 """The event types to ask Marathon for, besides `ATTACHED`."""
@@ -298,40 +302,45 @@ def objects(frame: Frame) -> list[Frame]:
     """The JSON objects of a frame, each as a frame with its own type.
 
     A data block holds one object as a rule, but some senders put several, one to a line, and some
-    spread one over many lines.
+    spread one over many lines.  Some leave the type out of the envelope.
     """
-    if b"\n" not in frame.data:
-        return [frame]
-    try:
-        _SYNTAX.decode(frame.data)
-    except msgspec.DecodeError:
-        lines = (line.strip() for line in frame.data.split(b"\n"))
-        return [Frame(_kind_of(line, frame.event), line) for line in lines if line]
-    return [frame]
+    if b"\n" in frame.data:
+        try:
+            _SYNTAX.decode(frame.data)
+        except _NOT_JSON:
+            lines = (line.strip() for line in frame.data.split(b"\n"))
+            return [Frame(_kind_of(line, frame.event), line) for line in lines if line]
+    return [_named(frame)]
 
 
 def decode(frame: Frame) -> Event | None:
     """The fact in a frame with one object; None for types we ignore. Raises `EventUnreadable`."""
-    kind = frame.event
-    if kind not in _DECODERS and kind not in IGNORED:
-        kind = _kind_of(frame.data, kind)  # a sender that left the type out of the envelope
-    decoder = _DECODERS.get(kind)
+    kind, data = frame
+    read = _READERS.get(kind)
+    if read is None and kind not in IGNORED:
+        kind = _kind_of(data, kind)
+        read = _READERS.get(kind)
     try:
-        if decoder is not None:
-            return decoder.decode(frame.data).fact()
+        if read is not None:
+            return read(data).fact()
         if kind not in IGNORED:
-            _SYNTAX.decode(frame.data)  # a type we do not know may be ignored, rubbish may not
+            _SYNTAX.decode(data)  # a type we do not know may be ignored, rubbish may not
         return None
     except msgspec.ValidationError as error:
         raise EventUnreadable("shape", kind, str(error)) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise EventUnreadable("json", kind, f"{error}: {frame.data[:80]!r}") from error
+    except _NOT_JSON as error:
+        raise EventUnreadable("json", kind, f"{error}: {data[:80]!r}") from error
+
+
+def _named(frame: Frame) -> Frame:
+    """The frame under a type we know, if the envelope or else the event itself gives one."""
+    return frame if frame.event in _KNOWN else Frame(_kind_of(frame.data, frame.event), frame.data)
 
 
 def _kind_of(data: bytes, otherwise: str) -> str:
     try:
         return _KIND.decode(data).event_type
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _NOT_JSON:
         return otherwise
 
 
@@ -367,5 +376,4 @@ class Intake:
                 self.decoded[part.event] += 1
                 self._apply(event)
             else:
-                known = part.event in IGNORED or part.event in _DECODERS
-                self.ignored[part.event if known else "unknown"] += 1
+                self.ignored[part.event if part.event in _KNOWN else "unknown"] += 1

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from mooring.controller.claims import Claims
 from mooring.controller.reconcile import Reconciler
 from mooring.controller.view import View
-from mooring.core.model import Binding, BindingId, Instance, Lease, LeaseState, SinkState, State
+from mooring.core.model import Binding, BindingId, Instance, Lease, LeaseState, SinkName, SinkState, State
 from mooring.core.readmodel import InstanceRow, Overview, Phase, PoolRow, SinkRow, Vitals
 from mooring.core.specs import (
     FilesSpec,
@@ -71,10 +70,8 @@ class Report:
         return rows
 
     def vitals(self) -> Vitals:
-        unsettled: Counter[str] = Counter(dict.fromkeys(self._sinks, 0))
-        for binding in self._records.all():
-            unsettled.update(sink for sink, state in binding.sinks.items() if not state.settled)
-        return self._vitals(unsettled)
+        unsettled = self._records.unsettled()
+        return self._vitals({sink: unsettled.get(SinkName(sink), 0) for sink in self._sinks})
 
     async def history(self, address: str | None, limit: int) -> Sequence[Note]:
         return await self._records.store.history(address, limit)

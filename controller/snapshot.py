@@ -5,26 +5,33 @@ after, and if either changed in between, or the framework is not the one we firs
 So is a reply of the wrong type, a truncated one, and anything that does not decode.  What is thrown away
 raises `Retryable`, or `OtherCluster` if waiting cannot help; it never becomes an empty listing.
 
+A listing of fifty thousand tasks is thirty megabytes.  It is never held as a whole: it is cut into its apps
+while it arrives, each is decoded by itself, and the event loop runs in between.
+
 Any endpoint will do, because standbys proxy to the leader.  The one that answered last is asked first.
 """
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import TracebackType
 from typing import TypeVar
 
 import msgspec
-from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector
+from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, TCPConnector
 
+from mooring.cext import ArraySplitter
 from mooring.controller.access import Access
-from mooring.controller.listing import AppListing, Snapshot, read_app, read_apps, read_pods
+from mooring.controller.breath import Breath
+from mooring.controller.listing import AppListing, Snapshot, app_steps, listed_app_steps, read_listed_pod
 from mooring.core.clock import Clock
 from mooring.core.errors import Refused, Retryable
-from mooring.core.model import AppId
+from mooring.core.model import AppId, InstanceId
 
 _Reply = TypeVar("_Reply")
+_READ_SIZE = 256 * 1024
 
 
 class OtherCluster(Refused):
@@ -65,7 +72,10 @@ class Marathon:
 
     async def __aenter__(self) -> Marathon:
         self._session = ClientSession(
-            connector=TCPConnector(ssl=self._access.tls()), timeout=self._timeout, trust_env=False
+            connector=TCPConnector(ssl=self._access.tls()),
+            timeout=self._timeout,
+            read_bufsize=_READ_SIZE,
+            trust_env=False,
         )
         return self
 
@@ -88,19 +98,47 @@ class Marathon:
         begun = self._clock.monotonic()
         before = await self.identity()
         self._must_be_ours(before)
-        apps = read_apps(await self._get("/v2/apps?embed=apps.tasks"), begun)
-        pods = read_pods(await self._get("/v2/pods/::status", absent=b"[]"))  # before 1.4 there are none
+        apps = await self._listings(begun)
+        pods = await self._pods()
         after = await self.identity()
         if after != before:
             raise Retryable(f"Marathon changed while it was read: {before} became {after}")
         self.framework = before.framework
-        return Snapshot(begun, apps, pods, before.framework, before.leader)
+        by_id = {listing.id: listing for listing in apps}
+        return Snapshot(begun, by_id, dict(pods), before.framework, before.leader)
 
     async def app(self, id: AppId) -> AppListing:
         """One app and its instances; `app` None if Marathon has no such app. Raises `Retryable`."""
         begun = self._clock.monotonic()
         body = await self._get(f"/v2/apps{id}?embed=app.tasks", absent=b"")
-        return read_app(body, begun) if body else AppListing(id, None, (), begun)
+        if not body:
+            return AppListing(id, None, (), begun)
+        return await _breathing(app_steps(body, begun), Breath(self._clock))
+
+    async def _listings(self, begun: float) -> list[AppListing]:
+        path = "/v2/apps?embed=apps.tasks"
+        breath = Breath(self._clock)
+
+        async def read(response: ClientResponse) -> list[AppListing]:
+            return [
+                await _breathing(listed_app_steps(element, begun), breath)
+                async for element in _elements(response, "apps", path)
+            ]
+
+        return await self._ask(path, read)
+
+    async def _pods(self) -> list[tuple[AppId, frozenset[InstanceId]]]:
+        path = "/v2/pods/::status"
+        breath = Breath(self._clock)
+
+        async def read(response: ClientResponse) -> list[tuple[AppId, frozenset[InstanceId]]]:
+            pods = []
+            async for element in _elements(response, None, path):
+                pods.append(read_listed_pod(element))
+                await breath.draw()
+            return pods
+
+        return await self._ask(path, read, absent=[])  # before 1.4 there are none
 
     def _must_be_ours(self, found: Identity) -> None:
         if self.framework not in (None, found.framework):
@@ -110,11 +148,16 @@ class Marathon:
             )
 
     async def _get(self, path: str, absent: bytes | None = None) -> bytes:
-        """The reply's body from the first endpoint that answers; `absent` stands for a proper 404."""
+        return await self._ask(path, ClientResponse.read, absent)
+
+    async def _ask(
+        self, path: str, read: Callable[[ClientResponse], Awaitable[_Reply]], absent: _Reply | None = None
+    ) -> _Reply:
+        """What `read` makes of the first endpoint's reply that is one; `absent` stands for a proper 404."""
         problems = []
         for endpoint in list(self._endpoints):
             try:
-                body = await self._get_from(endpoint, path, absent)
+                reply = await self._ask_one(endpoint, path, read, absent)
             except Retryable as error:
                 problems.append(str(error))
             except TimeoutError:
@@ -124,15 +167,24 @@ class Marathon:
             else:
                 self._endpoints.remove(endpoint)
                 self._endpoints.insert(0, endpoint)
-                return body
+                return reply
         raise Retryable("; ".join(problems))
 
-    async def _get_from(self, endpoint: str, path: str, absent: bytes | None) -> bytes:
+    async def _ask_one(
+        self,
+        endpoint: str,
+        path: str,
+        read: Callable[[ClientResponse], Awaitable[_Reply]],
+        absent: _Reply | None,
+    ) -> _Reply:
         assert self._session is not None, "use Marathon as an async context manager"
         url = self._access.url(endpoint, path)
-        headers = {"Accept": "application/json", **self._access.headers(url)}
+        headers = {
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",  # unpacking thirty megabytes would cost more than receiving them
+            **self._access.headers(url),
+        }
         async with self._session.get(url, headers=headers, allow_redirects=False) as response:
-            body = await response.read()
             if response.content_type != "application/json":
                 raise Retryable(
                     f"{endpoint}{path}: {response.status} with {response.content_type} instead of JSON"
@@ -140,8 +192,33 @@ class Marathon:
             if response.status == HTTPStatus.NOT_FOUND and absent is not None:
                 return absent
             if response.status != HTTPStatus.OK:
-                raise Retryable(f"{endpoint}{path}: {response.status} {response.reason} {body[:200]!r}")
-            return body
+                said = (await response.read())[:200]
+                raise Retryable(f"{endpoint}{path}: {response.status} {response.reason} {said!r}")
+            return await read(response)
+
+
+async def _elements(response: ClientResponse, key: str | None, where: str) -> AsyncIterator[bytes]:
+    """The elements of the reply's array, while it arrives. Raises `Retryable` unless it ends well."""
+    splitter = ArraySplitter(key)
+    try:
+        async for piece in response.content.iter_any():
+            for element in splitter.feed(piece):
+                yield element
+        splitter.close()
+    except ValueError as error:
+        raise Retryable(f"{where}: the reply is truncated or not what Marathon sends: {error}") from error
+
+
+async def _breathing(steps: Generator[None, None, _Reply], breath: Breath) -> _Reply:
+    """What the steps return; others run in between."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: _Reply = end.value
+            await breath.draw()
+            return result
+        await breath.draw()
 
 
 def _decode(kind: type[_Reply], body: bytes, where: str) -> _Reply:

@@ -1,29 +1,37 @@
 """What Marathon says: every instance and app, merged from the stream and from listings.
 
-`entry` has the rules for one instance.  Here is the index, and the one question that an entry cannot
-answer alone: what it means that an instance is missing.  Not in a listing that began after the last
-fact about it:
+`entry` is one instance, `merge` has the rules for it, `definitions` those for apps, `index` finds entries,
+and `brake` judges what is missing.  Here facts are handed to them, and here it is decided what it means that
+an instance is missing from a listing that began after the last fact about it:
 
     with evidence (ended, inactive, terminal condition, app terminated)   GONE at once
     without                                                               GONE when a second listing, at
                                                                           least `absence_confirm_s` later,
                                                                           agrees
-    without, and more than 30 % of ten or more instances at once          held, until `release()`
+    without, and the brake is on                                          held, until `release()`
+    without, but its app is being deleted                                 as the second row, brake or not
 
-The last row is the brake: absence is the weakest evidence, and a wrong or half-empty reply looks just
-like it.  It goes off by itself only when everything it holds is listed again or has properly ended.
 A GONE instance stays until `forget(id)`; after that it is remembered unseen for ten minutes, so that a
 late echo on the stream does not raise it again.
+
+A snapshot of fifty thousand instances takes longer to merge than the event loop may be kept waiting, so
+`merge_snapshot` goes in steps.  Between two of them anything else may happen to the view: what was touched
+after the snapshot began is not overridden by it, an app that was listed alone by a later request is left
+out, and absences are collected, to be looked at once more and judged together when all has been merged.
 
 Everything here is synchronous and free of effects; `now` and `begun` are monotonic seconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
-from mooring.controller.entry import Entry, blank
+import msgspec
+from msgspec.structs import replace
+
+from mooring.controller.brake import Absence, Brake, Limits, judge
+from mooring.controller.definitions import Definitions
+from mooring.controller.entry import Checks, Entry, Fact, Unlisted, Vanished, blank, confirmed
 from mooring.controller.events import (
     AppsChanged,
     AppTerminated,
@@ -33,18 +41,21 @@ from mooring.controller.events import (
     SchedulerChanged,
     TaskReported,
 )
+from mooring.controller.index import Index
 from mooring.controller.listing import AppListing, Snapshot
+from mooring.controller.merge import merge
 from mooring.core.model import App, AppId, Instance, InstanceId, State
 
-_ECHO_S = 600.0
+_STEP = 200  # instances merged before others get a turn
+_APP_LOAD = 10  # what an app costs beside its instances, in instances
+_UNLISTED, _EXPECTED, _VANISHED = Unlisted(), Unlisted(expected=True), Vanished()
 
 
-@dataclass(slots=True)
-class Dirty:
+class Dirty(msgspec.Struct):
     """What an update changed, and what it left unclear."""
 
-    keys: set[InstanceId] = field(default_factory=set)  # instances that read differently now
-    apps_to_refresh: set[AppId] = field(default_factory=set)  # a listing begun from now on is wanted
+    keys: set[InstanceId] = msgspec.field(default_factory=set)  # instances that read differently now
+    apps_to_refresh: set[AppId] = msgspec.field(default_factory=set)  # a listing begun from now on is wanted
     snapshot_due: bool = False
 
     def merge(self, other: Dirty) -> None:
@@ -52,6 +63,12 @@ class Dirty:
         self.keys |= other.keys
         self.apps_to_refresh |= other.apps_to_refresh
         self.snapshot_due = self.snapshot_due or other.snapshot_due
+
+    def take(self) -> Dirty:
+        """Everything up to now, leaving nothing here."""
+        taken = Dirty(self.keys, self.apps_to_refresh, self.snapshot_due)
+        self.keys, self.apps_to_refresh, self.snapshot_due = set(), set(), False
+        return taken
 
 
 class View:
@@ -62,21 +79,21 @@ class View:
     ) -> None:
         """Hold when more than `brake_share` of at least `brake_least` instances are absent at once."""
         self._confirm_s = absence_confirm_s
-        self._brake_share = brake_share
-        self._brake_least = brake_least
-        self._entries: dict[InstanceId, Entry] = {}
-        self._members: dict[AppId, dict[InstanceId, Entry]] = {}
-        self._apps: dict[AppId, App] = {}
-        self._deleted: set[AppId] = set()  # apps that Marathon no longer lists
-        self._pods: set[AppId] = set()
+        self._limits = Limits(brake_share, brake_least)
+        self._index = Index()
+        self._apps = Definitions()
         self._attachment = 0
-        self._brake: str | None = None
+        self._brake: Brake | None = None
+        self._merging = False
+        self._confirmed: dict[InstanceId, float] = {}  # absent twice, with the second listing's begin
+        self._now = float("-inf")  # the latest moment we were told of
         self.complete = False  # a snapshot has been merged since the start
+
+    # -- what there is
 
     def instance(self, id: InstanceId) -> Instance | None:
         """The instance as last described."""
-        entry = self._entries.get(id)
-        return None if entry is None or entry.forgotten else entry.instance
+        return self._index.instance(id)
 
     def app(self, id: AppId) -> App | None:
         """The app's newest known definition."""
@@ -84,36 +101,43 @@ class View:
 
     def is_deleted(self, app: AppId) -> bool:
         """Whether the newest listing had no such app."""
-        return app in self._deleted
+        return self._apps.is_deleted(app)
 
     def instances_of(self, app: AppId) -> Sequence[Instance]:
         """The app's instances, GONE ones included until they are forgotten."""
-        return [entry.instance for entry in self._members.get(app, {}).values() if not entry.forgotten]
+        found = (self._index.instance(id) for id in self._index.members(app))
+        return [instance for instance in found if instance is not None]
 
     def apps(self) -> Sequence[App]:
         """All apps."""
-        return list(self._apps.values())
+        return self._apps.all()
 
     def instances(self) -> Sequence[Instance]:
         """All instances, GONE ones included until they are forgotten."""
-        return [entry.instance for entry in self._entries.values() if not entry.forgotten]
+        return self._index.instances()
 
     @property
     def brake(self) -> str | None:
-        """Why absent instances are held; None while the brake is off."""
-        return self._brake
+        """Why absent instances are held, None while the brake is off. The text changes only for the worse."""
+        return None if self._brake is None else self._brake.reason
+
+    @property
+    def brake_since(self) -> float | None:
+        """When the brake went on."""
+        return None if self._brake is None else self._brake.since
 
     @property
     def held(self) -> frozenset[InstanceId]:
         """The instances that the brake keeps from being GONE."""
-        return frozenset(entry.instance.id for entry in self._absentees()) if self._brake else frozenset()
+        return frozenset(self._index.held)
+
+    # -- what we do
 
     def restore(self, instances: Iterable[Instance]) -> None:
         """Take up what was bound before a restart, so that its absence is judged like any other's."""
         for instance in instances:
-            entry = self._entry(instance.id, instance.app)
-            entry.instance = instance
-            entry.verdict = instance.health
+            known = self._entry(instance.id, instance.app)
+            self._index.put(known, replace(known, instance=instance, verdict=instance.health))
 
     def attached(self) -> None:
         """A new attachment to the stream: stamps from before it, perhaps another leader's, are void."""
@@ -121,32 +145,42 @@ class View:
 
     def forget(self, id: InstanceId) -> None:
         """Nothing is left to be done for a GONE instance."""
-        entry = self._entries.get(id)
-        if entry is not None and entry.gone:
-            entry.forgotten = True
-            self._drop_if_empty(entry.instance.app)
+        instance = self._index.instance(id)
+        if instance is not None and instance.state is State.GONE:
+            self._index.forget(id, self._now)
+            self._drop_if_empty(instance.app)
 
     def release(self, now: float) -> Dirty:
         """An operator confirms the absence of everything held: it is GONE at once."""
         dirty = Dirty()
-        if self._brake is not None:
-            self._brake = None
-            for entry in self._absentees():
-                self._end_absent(entry, now, dirty)
+        self._now = now
+        self._brake = None
+        for app in list(self._apps.held):
+            self._apps.delete(app)
+            self._drop_if_empty(app)
+        for id in list(self._index.held):
+            self._merge_known(id, _VANISHED, now, dirty)
         return dirty
+
+    # -- events
 
     def apply_event(self, event: Event, now: float) -> Dirty:
         """Merge one fact from the stream."""
         dirty = Dirty()
+        self._now = now
         match event:
             case TaskReported() | InstanceReported() | HealthReported():
-                if event.app not in self._pods:
+                if not self._apps.is_pod(event.app):
                     self._apply_report(event, now, dirty)
             case AppTerminated():
-                self._apply_app_terminated(event, now, dirty)
+                if self._apps.leave(event.app, now):
+                    dirty.apps_to_refresh.add(event.app)
+                for id in list(self._index.members(event.app)):
+                    self._merge_known(id, event, now, dirty)
             case AppsChanged():
-                self._pods.update(event.pods)
-                self._pods.difference_update(event.apps)
+                self._apps.note(event.apps, event.pods, now)
+                for app in event.stopped:
+                    self._apps.leave(app, now)
                 dirty.apps_to_refresh.update(event.apps)
             case SchedulerChanged():
                 dirty.snapshot_due = True
@@ -155,151 +189,162 @@ class View:
     def _apply_report(
         self, event: TaskReported | InstanceReported | HealthReported, now: float, dirty: Dirty
     ) -> None:
-        entry = self._entries.get(event.instance)
-        if entry is None and isinstance(event, TaskReported):
-            entry = self._entry(event.instance, event.app)
-        if entry is None:
-            # Until a task was reported there is nothing to wire; and later than that, its report was missed.
-            early = isinstance(event, InstanceReported) and event.state in (State.STARTING, State.DEAD)
-            if not early:
+        known = self._index.get(event.instance)
+        if isinstance(event, TaskReported):
+            entry = self._merge(known or self._entry(event.instance, event.app), event, now, dirty)
+            if self._apps.get(event.app) is None and not entry.gone:
                 dirty.apps_to_refresh.add(event.app)
-            return
-        before, unclear = entry.instance, False
-        match event:
-            case TaskReported():
-                unclear = entry.take_task(event, self._attachment, now) or event.app not in self._apps
-            case InstanceReported():
-                unclear = entry.take_condition(event, self._attachment, now)
-            case HealthReported():
-                entry.take_health(event, self._attachment, now)
-        self._note_change(entry, before, dirty)
-        if unclear:
+        elif known is not None:
+            self._merge(known, event, now, dirty)
+        elif not (isinstance(event, InstanceReported) and event.state in (State.STARTING, State.DEAD)):
+            # Until a task was reported there is nothing to wire; and later than that, its report was missed.
             dirty.apps_to_refresh.add(event.app)
 
-    def _apply_app_terminated(self, event: AppTerminated, now: float, dirty: Dirty) -> None:
-        for entry in self._members.get(event.app, {}).values():
-            entry.evidence = True
-            entry.touched = now
-            dirty.apps_to_refresh.add(event.app)
-
-    def apply_snapshot(self, snapshot: Snapshot, now: float) -> Dirty:
-        """Merge a complete listing. Only what it changed is dirty: a resync takes all of `instances()`."""
-        dirty = Dirty()
-        self.complete = True
-        self._pods = set(snapshot.pods)
-        confirmed: list[Entry] = []
-        for listing in snapshot.apps.values():
-            confirmed += self._merge_listing(listing, now, dirty)
-        in_pods = {id for members in snapshot.pods.values() for id in members}
-        for app in (self._members.keys() | self._apps.keys()) - snapshot.apps.keys():
-            confirmed += self._missing(app, in_pods, snapshot.begun, now, dirty)
-            self._deleted.add(app)
-            self._drop_if_empty(app)
-        self._judge(confirmed, now, dirty)
-        self._drop_echoes(now)
-        return dirty
+    # -- listings
 
     def apply_app(self, listing: AppListing, now: float) -> Dirty:
         """Merge the listing of one app, or that Marathon has no such app."""
         dirty = Dirty()
-        confirmed = self._merge_listing(listing, now, dirty)
-        if listing.app is None:
-            self._deleted.add(listing.id)
-            self._drop_if_empty(listing.id)
-        self._judge(confirmed, now, dirty)
+        self._now = now
+        for _ in self._merge_listing(listing, dirty):
+            pass
+        if not self._merging:
+            self._judge(now, dirty)
         return dirty
 
-    def _merge_listing(self, listing: AppListing, now: float, dirty: Dirty) -> list[Entry]:
-        if listing.app is not None:
-            self._merge_app(listing.app, dirty)
-        for instance in listing.instances:
-            entry = self._entry(instance.id, instance.app)
-            before = entry.instance
-            entry.take_listed(instance, listing.begun, self._attachment)
-            self._note_change(entry, before, dirty)
-        listed = {instance.id for instance in listing.instances}
-        return self._missing(listing.id, listed, listing.begun, now, dirty)
+    def apply_snapshot(self, snapshot: Snapshot, now: float) -> Dirty:
+        """Merge a complete listing at once. Only what it changed is dirty; a resync takes `instances()`."""
+        dirty = Dirty()
+        for step in self.merge_snapshot(snapshot, lambda: now):
+            dirty.merge(step)
+        return dirty
 
-    def _merge_app(self, app: App, dirty: Dirty) -> None:
-        self._deleted.discard(app.id)
-        known = self._apps.get(app.id)
-        if known == app:
+    def merge_snapshot(self, snapshot: Snapshot, monotonic: Callable[[], float]) -> Iterator[Dirty]:
+        """Merge a complete listing in steps of about 200 instances; yields what each of them changed.
+
+        Between two steps the view may be read and anything else be merged into it, except another snapshot.
+        `complete` is set and the brake is judged with the last step.  Abandoned before it, the view keeps
+        what was merged, each part of which is true, and judges nothing: a snapshot is due again.
+        """
+        assert not self._merging, "one snapshot at a time: the one before has not ended"
+        self._merging = True
+        dirty, load = Dirty(), 0
+        try:
+            for added in self._merge_parts(snapshot, dirty):
+                load += added
+                if load >= _STEP:
+                    load = 0
+                    yield dirty.take()
+            self._now = monotonic()
+            self._judge(self._now, dirty, empty=_is_empty(snapshot))
+        finally:
+            self._merging = False
+            self._confirmed.clear()
+        self._index.drop_echoes(self._now)
+        self.complete = True
+        yield dirty
+
+    def _merge_parts(self, snapshot: Snapshot, dirty: Dirty) -> Iterator[int]:
+        """Merge the parts of a snapshot; yields, after each small piece, how much work it was."""
+        begun = snapshot.begun
+        self._apps.list_pods(snapshot.pods, begun)
+        for listing in snapshot.apps.values():
+            yield _APP_LOAD
+            yield from self._merge_listing(listing, dirty)
+        in_pods = {id for members in snapshot.pods.values() for id in members}
+        known = dict.fromkeys((*self._index.apps(), *self._apps.ids()))
+        self._apps.list_all(begun)
+        for app in known:
+            if app not in snapshot.apps:
+                yield _APP_LOAD
+                lacking = AppListing(app, None, (), begun)
+                yield from self._merge_listing(lacking, dirty, in_pods, empty=_is_empty(snapshot))
+
+    def _merge_listing(
+        self, listing: AppListing, dirty: Dirty, in_pods: Container[InstanceId] = (), *, empty: bool = False
+    ) -> Iterator[int]:
+        """Merge the listing of one app; yields as `_merge_parts` does.
+
+        Instances in `in_pods` are there although the listing does not name them.  `empty`: this is how an
+        empty snapshot reads.  A newer listing of the app that comes in between puts an end to this one.
+        """
+        id, begun = listing.id, listing.begun
+        if not self._apps.is_newest(id, begun):
             return
-        self._apps[app.id] = app
-        if known is not None and replace(known, version=app.version, instances=app.instances) == app:
-            return  # merely scaled or restarted: its instances tell
-        for id, entry in self._members.get(app.id, {}).items():
-            entry.checked = app.checked
-            entry.show(entry.instance)
-            if not entry.forgotten:
+        self._apps.list(id, begun)
+        changed = False
+        if listing.app is not None:
+            changed = self._apps.define(listing.app, begun)
+        elif not (empty and self._apps.hold(id)):
+            self._apps.delete(id)
+        for _ in self._merge_members(listing, dirty, in_pods, changed=changed):
+            yield 1
+            if not self._apps.is_newest(id, begun):
+                return
+        self._drop_if_empty(id)
+
+    def _merge_members(
+        self, listing: AppListing, dirty: Dirty, in_pods: Container[InstanceId], *, changed: bool
+    ) -> Iterator[None]:
+        begun = listing.begun
+        if changed and listing.app is not None:
+            checks = Checks(listing.app.checked)
+            for id in list(self._index.members(listing.id)):
+                self._merge_known(id, checks, begun, dirty)
                 dirty.keys.add(id)
+                yield
+        for instance in listing.instances:
+            self._merge(self._entry(instance.id, instance.app), instance, begun, dirty)
+            yield
+        deleted = listing.app is None and self._apps.is_leaving(listing.id)
+        unlisted = _EXPECTED if deleted else _UNLISTED
+        listed = {instance.id for instance in listing.instances}
+        for id in list(self._index.members(listing.id)):
+            if id not in listed and id not in in_pods:
+                entry = self._merge_known(id, unlisted, begun, dirty)
+                if entry is not None and confirmed(entry, begun, self._confirm_s):
+                    self._confirmed[id] = begun
+                yield
 
-    def _missing(
-        self, app: AppId, listed: Container[InstanceId], begun: float, now: float, dirty: Dirty
-    ) -> list[Entry]:
-        """Deal with the app's instances that a listing lacks; returns those whose absence is confirmed."""
-        confirmed = []
-        for id, entry in self._members.get(app, {}).items():
-            if id in listed or entry.gone:
-                continue
-            if entry.touched >= begun:
-                if entry.evidence:
-                    dirty.apps_to_refresh.add(app)  # it ended while this listing was on its way: ask again
-                continue
-            if entry.evidence:
-                self._end_absent(entry, now, dirty)
-                continue
-            if entry.absent_since is None:
-                entry.absent_since = begun
-            elif begun - entry.absent_since >= self._confirm_s:
-                confirmed.append(entry)
-        return confirmed
+    def _judge(self, now: float, dirty: Dirty, *, empty: bool = False) -> None:
+        """Put the brake on or off; what it does not hold, and two listings lack, is gone."""
+        index = self._index
+        absence = Absence(len(index.held), len(index.absent), index.living, len(self._apps.held), empty)
+        self._brake = judge(self._brake, absence, self._limits, now)
+        if self._brake is not None:
+            index.hold()
+        for id, begun in self._confirmed.items():
+            entry = index.get(id)
+            if entry is not None and id not in index.held and confirmed(entry, begun, self._confirm_s):
+                self._merge(entry, _VANISHED, now, dirty)
+        self._confirmed.clear()
 
-    def _absentees(self) -> list[Entry]:
-        return [entry for entry in self._entries.values() if entry.absent_since is not None]
-
-    def _judge(self, confirmed: list[Entry], now: float, dirty: Dirty) -> None:
-        """Put the brake on or off; without it, the absence of `confirmed` is final."""
-        absent = len(self._absentees())
-        total = sum(not entry.gone for entry in self._entries.values())
-        if absent == 0:
-            self._brake = None
-        elif total >= self._brake_least and absent > self._brake_share * total:
-            self._brake = (
-                f"{absent} of {total} instances are missing from Marathon's listing without having ended"
-            )
-        if self._brake is None:
-            for entry in confirmed:
-                self._end_absent(entry, now, dirty)
+    # -- entries
 
     def _entry(self, id: InstanceId, app: AppId) -> Entry:
-        entry = self._entries.get(id)
-        if entry is None:
-            entry = self._entries[id] = blank(id, app)
-            known = self._apps.get(app)
-            entry.checked = known is None or known.checked
-            self._members.setdefault(app, {})[id] = entry
+        known = self._index.get(id)
+        if known is not None:
+            return known
+        definition = self._apps.get(app)
+        return blank(id, app, checked=definition is None or definition.checked)
+
+    def _merge_known(self, id: InstanceId, fact: Fact, at: float, dirty: Dirty) -> Entry | None:
+        """Merge a fact about an instance, unless it was forgotten meanwhile."""
+        known = self._index.get(id)
+        return None if known is None else self._merge(known, fact, at, dirty)
+
+    def _merge(self, known: Entry, fact: Fact, at: float, dirty: Dirty) -> Entry:
+        entry, unclear = merge(known, fact, at, self._attachment)
+        if self._index.put(known, entry):
+            dirty.keys.add(entry.instance.id)
+        if unclear:
+            dirty.apps_to_refresh.add(entry.instance.app)
         return entry
 
-    def _end_absent(self, entry: Entry, now: float, dirty: Dirty) -> None:
-        before = entry.instance
-        entry.end_absent(now)
-        self._note_change(entry, before, dirty)
-
-    def _note_change(self, entry: Entry, before: Instance, dirty: Dirty) -> None:
-        if entry.instance != before:
-            dirty.keys.add(entry.instance.id)
-
     def _drop_if_empty(self, app: AppId) -> None:
-        if app in self._deleted and not self.instances_of(app):
-            self._deleted.discard(app)
-            self._apps.pop(app, None)
+        if not self._index.members(app):
+            self._apps.drop(app)
 
-    def _drop_echoes(self, now: float) -> None:
-        old = [entry for entry in self._entries.values() if entry.forgotten and now - entry.touched > _ECHO_S]
-        for entry in old:
-            id, app = entry.instance.id, entry.instance.app
-            del self._entries[id]
-            del self._members[app][id]
-            if not self._members[app]:
-                del self._members[app]
+
+def _is_empty(snapshot: Snapshot) -> bool:
+    return not snapshot.apps and not snapshot.pods

@@ -5,34 +5,56 @@ Three things happen here, all of them through `mark`, so there is one way from a
   * every event is merged at once and its instance is queued as LIVE;
   * an app that an event left unclear is fetched alone, a moment later (several events, one request);
   * a snapshot is taken when the stream is attached, when something was lost, and on a timer.  It queues
-    every key as RESYNC, behind everything that just happened.
+    as RESYNC, behind everything that just happened, every key that is not in step with it, and a share
+    of the others: within `_ROUNDS` snapshots everything has been looked at again, come what may.
 
-A listing that cannot be had is tried again with jitter; the reason shows in readiness until it can.
+A snapshot of a large Marathon is merged in small steps, between which events are merged and workers run, and
+nothing asks Marathon more than a part of the time: what follows a listing rests in proportion to what
+the listing took.  A listing that cannot be had is tried again with jitter; the reason shows in readiness
+until it can.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Protocol
+from zlib import crc32
 
 import structlog
 
 from mooring.cext import Frame
 from mooring.controller.events import Event, Intake
+from mooring.controller.listing import Snapshot
 from mooring.controller.queue import Priority, WorkQueue
 from mooring.controller.snapshot import Marathon
 from mooring.controller.view import Dirty, View
 from mooring.core.clock import Clock, full_jitter
 from mooring.core.errors import Refused, Retryable
-from mooring.core.model import AppId, BindingId
+from mooring.core.model import App, AppId, BindingId
 
 log = structlog.get_logger(__name__)
 
 REFRESH_WINDOW_S = 0.03  # events of one deployment step come together
-_MANY_APPS = 20  # from here on one snapshot is cheaper than single listings
+_MANY_APPS = 20  # more than these, and more than a tenth of all, are cheaper in one snapshot
+_AT_ONCE = 8  # single listings
 _RETRY_S, _RETRY_CAP_S = 0.25, 8.0
 _GAP_S = 0.5  # between two snapshots, so that a stream full of rubbish does not become a load on Marathon
+_REST, _REST_CAP_S = 2.0, 10.0  # times what the last listing took
+_ROUNDS = 16
+_SLICE = 500  # keys
+
+
+class Readers(Protocol):
+    """Who reads the labels of apps before anybody acts on them."""
+
+    def know(self, apps: Iterable[AppId]) -> None:
+        """All these apps exist."""
+
+    def see(self, apps: Iterable[App]) -> Iterator[None]:
+        """Read them, a few at each step."""
 
 
 class Watch:
@@ -49,9 +71,14 @@ class Watch:
         *,
         heard: Callable[[BindingId], None],
         stored_keys: Callable[[], Iterable[BindingId]],
+        in_step: Callable[[BindingId], bool] = lambda key: False,
+        readers: Readers | None = None,
         snapshot_ended: Callable[[str], None] = lambda result: None,
     ) -> None:
-        """`heard` is told of every changed instance; `stored_keys` lists the bindings, for a resync."""
+        """`heard` is told of every changed instance; `stored_keys` lists the bindings, for a resync.
+
+        `in_step`: whether a worker would find nothing to do for the key.
+        """
         self._view = view
         self._marathon = marathon
         self._queue = queue
@@ -60,13 +87,18 @@ class Watch:
         self._every_s = snapshot_every_s
         self._heard = heard
         self._stored_keys = stored_keys
+        self._in_step = in_step
+        self._readers = readers
         self._snapshot_ended = snapshot_ended
         self._snapshot_due = asyncio.Event()
+        self._attached_anew = asyncio.Event()
         self._unclear: set[AppId] = set()
         self._refresh_due = asyncio.Event()
         self.complete = asyncio.Event()  # the first snapshot has been merged
         self.intake = Intake(self._merge_event, self.lost)
         self.snapshot_at: float | None = None  # monotonic seconds
+        self.snapshots = 0  # that have been merged
+        self._brake: str | None = None  # the reason that was logged last
         self.snapshot_problem = ""
         self.last_event_at: float | None = None  # Unix seconds
 
@@ -75,6 +107,7 @@ class Watch:
     def attached(self) -> None:
         self._view.attached()
         self._snapshot_due.set()
+        self._attached_anew.set()
 
     def event(self, frame: Frame) -> None:
         self.last_event_at = self._clock.now()
@@ -106,6 +139,7 @@ class Watch:
         while True:
             await self._snapshot_due.wait()
             self._snapshot_due.clear()
+            asked = self._clock.monotonic()
             try:
                 snapshot = await self._marathon.snapshot()
             except (Retryable, Refused) as error:
@@ -118,32 +152,72 @@ class Watch:
                 continue
             attempt = 0
             self.snapshot_problem = ""
-            self.snapshot_at = self._clock.monotonic()
-            self.mark(self._view.apply_snapshot(snapshot, self._clock.monotonic()))
-            self._resync()
-            self.complete.set()
-            self._snapshot_ended("merged")
-            await self._clock.sleep(_GAP_S)
+            await self._merge(snapshot)
+            await self._rest(self._rest_after(asked))
 
-    def _resync(self) -> None:
-        keys = {BindingId(instance.id) for instance in self._view.instances()}
-        for key in sorted(keys.union(self._stored_keys())):
-            self._queue.add(key, Priority.RESYNC)
+    def _rest_after(self, asked: float) -> float:
+        """Seconds to leave Marathon alone after a listing that was asked for then."""
+        return min(_REST * (self._clock.monotonic() - asked), _REST_CAP_S)
+
+    async def _rest(self, seconds: float) -> None:
+        """Only a new attachment cuts it short: whatever was missed before it is not known yet."""
+        self._attached_anew.clear()
+        await self._clock.sleep(_GAP_S)
+        if seconds <= _GAP_S:
+            return
+        sleep = asyncio.ensure_future(self._clock.sleep(seconds - _GAP_S))
+        attached = asyncio.ensure_future(self._attached_anew.wait())
+        try:
+            await asyncio.wait((sleep, attached), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sleep.cancel()
+            attached.cancel()
+
+    async def _merge(self, snapshot: Snapshot) -> None:
+        if self._readers is not None:
+            self._readers.know(snapshot.apps)
+        for dirty in self._view.merge_snapshot(snapshot, self._clock.monotonic):
+            self.mark(dirty)
+            await asyncio.sleep(0)
+        if self._readers is not None:
+            for _ in self._readers.see(self._view.apps()):
+                await asyncio.sleep(0)
+        await self._resync()
+        self.snapshot_at = self._clock.monotonic()
+        self.snapshots += 1
+        self.complete.set()
+        self._snapshot_ended("merged")
+
+    async def _resync(self) -> None:
+        keys = {BindingId(instance.id): None for instance in self._view.instances()}
+        keys.update(dict.fromkeys(self._stored_keys()))
+        everything, turn = not self.complete.is_set(), self.snapshots % _ROUNDS
+        remaining = iter(keys)
+        while some := list(islice(remaining, _SLICE)):
+            for key in some:
+                if everything or crc32(key.encode()) % _ROUNDS == turn or not self._in_step(key):
+                    self._queue.add(key, Priority.RESYNC)
+            await asyncio.sleep(0)
 
     async def _refresh_apps(self) -> None:
+        rests_until = 0.0
         while True:
             await self._refresh_due.wait()
-            await self._clock.sleep(REFRESH_WINDOW_S)
+            await self._clock.sleep(max(REFRESH_WINDOW_S, rests_until - self._clock.monotonic()))
             self._refresh_due.clear()
             apps, self._unclear = self._unclear, set()
-            if len(apps) > _MANY_APPS:
+            if len(apps) > max(_MANY_APPS, len(self._view.apps()) // 10):
                 self._snapshot_due.set()
                 continue
-            await asyncio.gather(*(self._refresh(app) for app in sorted(apps)))
+            asked = self._clock.monotonic()
+            turns = asyncio.Semaphore(_AT_ONCE)
+            await asyncio.gather(*(self._refresh(app, turns) for app in sorted(apps)))
+            rests_until = self._clock.monotonic() + self._rest_after(asked)
 
-    async def _refresh(self, app: AppId) -> None:
+    async def _refresh(self, app: AppId, turns: asyncio.Semaphore) -> None:
         try:
-            listing = await self._marathon.app(app)
+            async with turns:
+                listing = await self._marathon.app(app)
         except (Retryable, Refused) as error:
             log.warning("no listing of an app", app=app, reason=str(error))
             self._snapshot_due.set()
@@ -165,3 +239,12 @@ class Watch:
             self._refresh_due.set()
         if dirty.snapshot_due:
             self._snapshot_due.set()
+        if self._view.brake != self._brake:
+            self._note_brake()
+
+    def _note_brake(self) -> None:
+        self._brake = self._view.brake
+        if self._brake is None:
+            log.info("brake is off")
+        else:
+            log.warning("brake is on", reason=self._brake, held=len(self._view.held))

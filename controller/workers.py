@@ -8,10 +8,12 @@ ours) is logged with its trace and tried again with back-off: one instance must 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 
 import structlog
 
+from mooring.controller.breath import Breath
 from mooring.controller.queue import QueueClosed, WorkQueue
 from mooring.controller.reconcile import Reconciler, Verdict
 from mooring.core.clock import Clock
@@ -40,7 +42,9 @@ class Workers:
         self._reconciler = reconciler
         self._clock = clock
         self._is_paused = is_paused
+        self._breath = Breath(clock)
         self._complained: dict[BindingId, str] = {}
+        self._complaints: Counter[str] = Counter()  # how many instances have it
         self._reconciled = reconciled
         self.count = count
 
@@ -61,6 +65,7 @@ class Workers:
                     await self._one(key)
             finally:
                 self._queue.done(key)
+            await self._breath.draw()  # a key that waits for nothing would let nobody else run
 
     async def _one(self, key: BindingId) -> None:
         if self._is_paused(key):
@@ -87,12 +92,25 @@ class Workers:
         return "refused" if verdict.reason else "success"
 
     def _complain(self, key: BindingId, verdict: Verdict) -> None:
-        """Log a problem once, not at each of its retries."""
+        """Log a problem once: not at each of its retries, nor for each instance that has the same."""
+        before = self._complained.get(key, "")
+        if verdict.reason == before:
+            return
+        self._withdraw(key)
         if not verdict.reason:
-            self._complained.pop(key, None)
-        elif self._complained.get(key) != verdict.reason:
-            self._complained[key] = verdict.reason
-            if verdict.again:
-                log.warning("not in step yet", reason=verdict.reason)
-            else:
-                log.error("cannot be brought in step", reason=verdict.reason)
+            return
+        self._complained[key] = verdict.reason
+        self._complaints[verdict.reason] += 1
+        if self._complaints[verdict.reason] > 1:
+            return
+        if verdict.again:
+            log.warning("not in step yet", reason=verdict.reason)
+        else:
+            log.error("cannot be brought in step", reason=verdict.reason)
+
+    def _withdraw(self, key: BindingId) -> None:
+        reason = self._complained.pop(key, None)
+        if reason is not None:
+            self._complaints[reason] -= 1
+            if not self._complaints[reason]:
+                del self._complaints[reason]

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NewType
 
+import msgspec
+
 from mooring.core.specs import Spec
 
 AppId = NewType("AppId", str)  # "/shop/web"
@@ -76,9 +78,12 @@ class App:
     version: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Instance:
-    """What Marathon says about one instance right now."""
+class Instance(msgspec.Struct, frozen=True, gc=False):
+    """What Marathon says about one instance right now.
+
+    There may be a hundred thousand of them, alive as long as the daemon; none holds anything that could
+    refer back to it, so the garbage collector is spared the walk.  (`msgspec.structs.replace` copies one.)
+    """
 
     id: InstanceId
     incarnation: int

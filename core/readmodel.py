@@ -109,6 +109,10 @@ class Vitals:
     adds: int = 0  # keys put into the queue since the start
     retries: int = 0  # keys put back to be tried again
     reconnects: int = 0  # times the event stream was lost
+    behind: int = 0  # events read from the stream and not merged yet
+    max_behind: int = 0  # the most there were at any time
+    held: int = 0  # instances that the brake keeps
+    unready: Mapping[str, bool] = field(default_factory=dict)  # part of the daemon -> it is in the way
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,9 @@ async def inventory_hosts(inventory: Path) -> list[str]:
     output, complaint = await asyncio.wait_for(process.communicate(), _TIMEOUT_S)
     if process.returncode:
         raise ConfigRefused([f"ansible.inventory: {inventory}: {_first_line(complaint)}"])
-    hosts = sorted(json.loads(output).get("_meta", {}).get("hostvars", {}))
+    # A host stands in its groups; only one that has variables stands in `_meta` as well.
+    groups = json.loads(output).values()
+    hosts = sorted({host for group in groups for host in group.get("hosts", ())})
     if not hosts:
         raise ConfigRefused([f"ansible.inventory: {inventory}: names no host; list the agents"])
     return hosts

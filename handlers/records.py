@@ -11,10 +11,11 @@ see, `on_change` is called with both versions after the commit.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
-from mooring.core.model import AppId, Binding, BindingId
+from mooring.core.model import AppId, Binding, BindingId, SinkName
 from mooring.core.store import Contents, DropBinding, PutBinding, PutFlag, Store, Write
 from mooring.ipam.book import LeaseBook
 
@@ -32,6 +33,7 @@ class Records:
         self._lock = asyncio.Lock()
         self._bindings: dict[BindingId, Binding] = {}
         self._by_app: dict[AppId, set[BindingId]] = {}
+        self._unsettled: Counter[SinkName] = Counter()
         for binding in contents.bindings:
             self._put(binding)
 
@@ -43,6 +45,10 @@ class Records:
 
     def of_app(self, app: AppId) -> Sequence[Binding]:
         return tuple(self._bindings[key] for key in sorted(self._by_app.get(app, ())))
+
+    def unsettled(self) -> Mapping[SinkName, int]:
+        """How many bindings each sink does not show as they are wanted; zeros may be missing."""
+        return self._unsettled
 
     @asynccontextmanager
     async def changing(self) -> AsyncIterator[None]:
@@ -80,6 +86,7 @@ class Records:
                 before = self._bindings.pop(key, None)
                 if before is not None:
                     self._by_app[before.app].discard(key)
+                    self._unsettled.subtract(_unsettled_at(before))
                     self.on_change(before, None)
             case PutFlag(name, None):
                 self.flags.pop(name, None)
@@ -87,5 +94,13 @@ class Records:
                 self.flags[name] = value
 
     def _put(self, binding: Binding) -> None:
+        before = self._bindings.get(binding.id)
+        if before is not None:
+            self._unsettled.subtract(_unsettled_at(before))
+        self._unsettled.update(_unsettled_at(binding))
         self._bindings[binding.id] = binding
         self._by_app.setdefault(binding.app, set()).add(binding.id)
+
+
+def _unsettled_at(binding: Binding) -> list[SinkName]:
+    return [name for name, state in binding.sinks.items() if not state.settled]

@@ -31,6 +31,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from msgspec import structs
+
 from mooring.core.labels import Claim
 from mooring.core.model import App, AppId, Binding, Health, Instance, SinkName, State
 from mooring.core.specs import (
@@ -102,7 +104,7 @@ def wants_of(facts: Facts, binding: Binding) -> Wants:
         return Wants(nothing())
     if facts.instance.incarnation > binding.incarnation:
         # The container that the binding stands for has ended: its instance has had another one since.
-        facts = replace(facts, instance=replace(facts.instance, state=State.DEAD))
+        facts = replace(facts, instance=structs.replace(facts.instance, state=State.DEAD))
     files, problem = _files(facts, binding)
     gates = {NETWORK: _port(facts, binding), PROBE: _probe(facts, binding), FILES: files}
     ready = _healthy(facts) and all(_open(binding, sink, spec) for sink, spec in gates.items())

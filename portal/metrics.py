@@ -11,10 +11,11 @@ pools and event types, whatever Marathon runs.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.metrics_core import Metric
 from prometheus_client.process_collector import ProcessCollector
@@ -23,6 +24,7 @@ from prometheus_client.registry import Collector
 from mooring.core.model import LeaseState
 from mooring.core.readmodel import EVERYTHING, Overview, PoolRow, ReadModel, Vitals
 from mooring.portal.pulse import Pulse
+from mooring.portal.turns import BOUNDS_S, Turns
 
 CONTROLLER = "instance"  # the one kind of key that is reconciled
 _APPLIED_BUCKETS = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0)
@@ -109,17 +111,18 @@ class Metrics:
 
     # -- what is
 
-    def collect_from(self, model: ReadModel, pulse: Pulse) -> None:
-        """From now on every scrape also shows what the read model and the pulse say."""
-        self.registry.register(_Gauges(model, pulse))
+    def collect_from(self, model: ReadModel, pulse: Pulse, turns: Turns) -> None:
+        """From now on every scrape also shows what the read model and the loop's two watchers say."""
+        self.registry.register(_Gauges(model, pulse, turns))
 
 
 class _Gauges(Collector):
     """Reads the read model at every scrape."""
 
-    def __init__(self, model: ReadModel, pulse: Pulse) -> None:
+    def __init__(self, model: ReadModel, pulse: Pulse, turns: Turns) -> None:
         self._model = model
         self._pulse = pulse
+        self._turns = turns
 
     def describe(self) -> list[Metric]:
         """Nothing: the registry must not ask the daemon while that is still being put together."""
@@ -130,9 +133,11 @@ class _Gauges(Collector):
         yield from _work(vitals)
         yield from _stream(vitals)
         yield from _daemon(overview)
+        yield from _readiness(vitals)
         yield from _pools(self._model.pools())
         yield _gauge("refused_apps", "Apps whose labels are refused.", len(self._model.refusals()))
         yield _gauge("event_loop_lag_seconds", "How late the event loop is.", self._pulse.lag_s)
+        yield from _loop(self._turns)
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
@@ -177,6 +182,9 @@ def _stream(vitals: Vitals) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "mooring_stream_reconnects", "Times the event stream was lost.", value=vitals.reconnects
     )
+    behind = "Events that were read and are not merged yet"
+    yield _gauge("stream_behind_events", f"{behind}.", vitals.behind)
+    yield _gauge("stream_behind_events_max", f"{behind}: the most since the start.", vitals.max_behind)
     events = CounterMetricFamily("mooring_events", "Events of the stream.", labels=["type", "result"])
     for result, counts in vitals.events.items():
         for type_, count in counts.items():
@@ -196,6 +204,24 @@ def _daemon(overview: Overview) -> Iterator[Metric]:
     yield _gauge("paused", "1 while effects of all apps wait.", EVERYTHING in overview.paused)
     apps = sum(app != EVERYTHING for app in overview.paused)
     yield _gauge("paused_apps", "Apps whose effects wait.", apps)
+
+
+def _readiness(vitals: Vitals) -> Iterator[Metric]:
+    yield _gauge("brake_held_instances", "Absent instances that are held.", vitals.held)
+    unready = GaugeMetricFamily("mooring_unready", "1 while this is why /readyz says no.", labels=["part"])
+    for part, in_the_way in vitals.unready.items():
+        unready.add_metric([part], in_the_way)
+    yield unready
+
+
+def _loop(turns: Turns) -> Iterator[Metric]:
+    text = "Time of one turn of the event loop, during which everything else waits."
+    counts = itertools.accumulate(turns.counts)
+    bounds = [*map(str, BOUNDS_S), "+Inf"]
+    yield HistogramMetricFamily(
+        "mooring_event_loop_turn_seconds", text, list(zip(bounds, counts, strict=True)), turns.total_s
+    )
+    yield _gauge("event_loop_longest_turn_seconds", "The longest since the start.", turns.longest_s)
 
 
 def _pools(pools: Sequence[PoolRow]) -> Iterator[Metric]:

@@ -1,7 +1,8 @@
 """The HTTP front: event stream, REST API, server information, test switches, errors as JSON.
 
 Leadership is decided here, before any handler: on a standby `/v2/events` redirects while the rest is
-answered as if proxied; without a leader everything but the switches answers an error.
+answered as if proxied; without a leader everything but the switches answers an error.  Wrong listings are
+made last, of what a right one would be.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from mooring.lab.marathon.errors import ApiError
+from mooring.lab.marathon.listing import Listing
 from mooring.lab.marathon.marathon import Marathon
 from mooring.lab.marathon.rest import Handler, Rest, answer
 from mooring.lab.marathon.switches import Switches
@@ -17,11 +19,12 @@ from mooring.lab.marathon.switches import Switches
 def application(marathon: Marathon) -> web.Application:
     """The web application; its start and stop are the Marathon's."""
     front = _Front(marathon)
-    middlewares = [front.leader_header, front.errors, front.leader_only]
+    listing = Listing(marathon.world)
+    middlewares = [front.leader_header, front.errors, front.leader_only, listing.spoil]
     app = web.Application(middlewares=middlewares, client_max_size=16 * 2**20)
     front.add_routes(app.router)
     Rest(marathon).add_routes(app.router)
-    Switches(marathon).add_routes(app.router)
+    Switches(marathon, listing).add_routes(app.router)
     app.cleanup_ctx.append(lambda _: marathon.running())
     app.on_shutdown.append(front.end_streams)
     return app

@@ -12,7 +12,14 @@ Events and streams
     POST   /lab/streams/stall     no byte on any stream, heartbeats included
     POST   /lab/streams/resume    and on again
 Leadership
-    POST   /lab/failover          {"seconds": 2, "answer": 302|503}; answers when it has begun
+    POST   /lab/failover          {"seconds": 2, "answer": 302|503, "listing": {...}}; answers when it has
+                                  begun; with a `listing`, replies are wrong from then on
+Listings
+    POST   /lab/listing           {"kind": "empty|half|truncated|other|html", "of": "apps|tasks",
+                                   "close": true|false, "empty": true|false}
+                                  everything but the kind may be left out; see listing.py
+    GET    /lab/listing           what is wrong, with hits; null while replies are right
+    DELETE /lab/listing           replies are right again
 Hosts and instances
     GET    /lab/hosts             name, address, whether reachable
     POST   /lab/hosts/{name}/lose
@@ -30,6 +37,7 @@ from aiohttp import web
 
 from mooring.lab.marathon.errors import ApiError, Malformed, Unknown
 from mooring.lab.marathon.faults import Rule
+from mooring.lab.marathon.listing import Listing, Wrong
 from mooring.lab.marathon.marathon import Marathon
 from mooring.lab.marathon.model import Instance, Json, Run
 from mooring.lab.marathon.rest import Handler, answer, body_of, flag
@@ -40,14 +48,16 @@ class Failover(msgspec.Struct, forbid_unknown_fields=True):
 
     seconds: float = 1.0
     answer: int = 302
+    listing: Wrong | None = None
 
 
 class Switches:
     """The handlers, over one Marathon."""
 
-    def __init__(self, marathon: Marathon) -> None:
-        """Switch this Marathon."""
+    def __init__(self, marathon: Marathon, listing: Listing) -> None:
+        """Switch this Marathon, and what is wrong with its replies."""
         self._marathon = marathon
+        self._listing = listing
         self._bus = marathon.world.bus
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
@@ -62,6 +72,9 @@ class Switches:
             ("POST", "streams/stall", self.stall),
             ("POST", "streams/resume", self.resume),
             ("POST", "failover", self.fail_over),
+            ("POST", "listing", self.spoil_listing),
+            ("GET", "listing", self.show_listing),
+            ("DELETE", "listing", self.correct_listing),
             ("GET", "hosts", self.list_hosts),
             ("POST", "hosts/{name}/lose", self.lose_host),
             ("POST", "hosts/{name}/return", self.return_host),
@@ -136,8 +149,26 @@ class Switches:
         leadership = self._marathon.leadership
         if leadership.answer is not None:
             raise ApiError(409, {"message": "a failover is under way"})
+        self._listing.wrong = wish.listing or self._listing.wrong
         leadership.begin(wish.seconds, wish.answer)
-        return answer({"seconds": wish.seconds, "answer": wish.answer}, 202)
+        return answer(wish, 202)
+
+    async def spoil_listing(self, request: web.Request) -> web.Response:
+        """Make replies wrong."""
+        try:
+            self._listing.wrong = Wrong.parse(await request.read())
+        except (msgspec.ValidationError, msgspec.DecodeError) as error:
+            raise Malformed(f"not a wrong listing: {error}") from error
+        return answer(self._listing.wrong, 201)
+
+    async def show_listing(self, request: web.Request) -> web.Response:
+        """What is wrong."""
+        return answer(self._listing.wrong)
+
+    async def correct_listing(self, request: web.Request) -> web.Response:
+        """Make replies right."""
+        self._listing.wrong = None
+        return answer(None)
 
     async def list_hosts(self, request: web.Request) -> web.Response:
         """All hosts."""

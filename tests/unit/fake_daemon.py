@@ -56,7 +56,8 @@ class FakeDaemon:
         )
         self.numbers = Vitals(
             64, 5, (0.5, 2.0), True, 1_700_000_100.0, {"applied": {"status_update_event": 9}}, {"json": 1},
-            {"haproxy": 1, "network": 0}, adds=11, retries=4, reconnects=2,
+            {"haproxy": 1, "network": 0}, adds=11, retries=4, reconnects=2, behind=3, max_behind=70, held=6,
+            unready={"stream": False, "brake": True},
         )  # fmt: skip
 
     def instances(self) -> Sequence[InstanceRow]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 from itertools import permutations
 
@@ -73,6 +74,9 @@ class Desk:
         for each in apps:
             self.claims.of(each)
 
+    def see(self, apps: Iterable[App]) -> None:
+        deque(self.claims.see(apps), maxlen=0)
+
     def names(self, *apps: App) -> Mapping[AppId, str]:
         """The name that each app has now."""
         claims = ((each.id, self.claims.of(each)) for each in apps)
@@ -97,32 +101,32 @@ def test_another_apps_name_is_refused_with_label_name_holder_and_remedy() -> Non
 def test_a_listing_decides_for_the_id_in_any_order(pool: str | None) -> None:
     for apps in permutations([app(AAA, "web.shop"), app(WEB, pool=pool), app("/zzz", "web.shop")]):
         desk = Desk()
-        desk.claims.see(apps)
+        desk.see(apps)
         assert desk.names(*apps) == {WEB: "web.shop"}
         assert desk.refused() == {AAA, "/zzz"}
 
 
 def test_after_a_restart_the_thief_is_still_the_one_refused() -> None:
     desk = Desk([shows(WEB, wanted="web.shop", shown="web.shop")])
-    desk.claims.see(apps := [app(AAA, "web.shop"), app(WEB)])
+    desk.see(apps := [app(AAA, "web.shop"), app(WEB)])
     assert desk.names(*apps) == {WEB: "web.shop"}
 
 
 def test_an_app_without_instances_keeps_its_name() -> None:
     desk = Desk()
-    desk.claims.see([App(WEB, 0, {}), thief := app(AAA, "web.shop")])
+    desk.see([App(WEB, 0, {}), thief := app(AAA, "web.shop")])
     assert desk.names(thief) == {}
 
 
 def test_an_app_may_ask_for_what_its_id_reads_as() -> None:
     desk = Desk()
-    desk.claims.see([plain := app(WEB, "web.shop")])
+    desk.see([plain := app(WEB, "web.shop")])
     assert desk.names(plain) == {WEB: "web.shop"}
 
 
 def test_an_app_under_another_name_still_keeps_its_own() -> None:
     desk = Desk()
-    desk.claims.see([named := app(WEB, "www.shop"), thief := app(AAA, "web.shop")])
+    desk.see([named := app(WEB, "www.shop"), thief := app(AAA, "web.shop")])
     assert desk.names(named, thief) == {WEB: "www.shop"}
 
 
@@ -149,7 +153,7 @@ def test_a_holder_with_unreadable_labels_makes_way_as_well() -> None:
 
 def test_a_holder_makes_way_for_an_app_that_came_while_nobody_watched() -> None:
     desk = Desk([shows(AAA, wanted="web.shop", shown="web.shop")])
-    desk.claims.see(apps := [app(AAA, "web.shop"), app(WEB)])
+    desk.see(apps := [app(AAA, "web.shop"), app(WEB)])
     assert desk.names(*apps) == {AAA: "aaa", WEB: "web.shop"}
     assert desk.refused() == {AAA}
 
@@ -175,14 +179,14 @@ def test_the_first_to_ask_has_it() -> None:
 def test_of_a_listing_the_first_id_has_it() -> None:
     for apps in permutations([app(AAA, "x"), app(BBB, "x"), app(CCC, "x")]):
         desk = Desk()
-        desk.claims.see(apps)
+        desk.see(apps)
         assert desk.names(*apps) == {AAA: "x"}
 
 
 @pytest.mark.parametrize("known_by", ["wanted", "shown"])
 def test_who_shows_a_name_keeps_it_over_a_restart(known_by: str) -> None:
     desk = Desk([shows(BBB, **{known_by: "deep.x"})])
-    desk.claims.see(apps := [app(AAA, "deep.x"), app(BBB, "deep.x")])
+    desk.see(apps := [app(AAA, "deep.x"), app(BBB, "deep.x")])
     assert desk.names(*apps) == {BBB: "deep.x"}
     assert "in use by /bbb" in desk.claims.refusals[AAA]
 
@@ -191,19 +195,19 @@ def test_who_shows_a_name_keeps_it_over_a_restart(known_by: str) -> None:
 def test_either_of_the_two_names_is_enough(missing: SinkName) -> None:
     binding = shows(BBB, wanted="x", slot=12).with_sink(missing, SinkState())
     desk = Desk([binding])
-    desk.claims.see(apps := [app(AAA, "x"), app(BBB, "x")])
+    desk.see(apps := [app(AAA, "x"), app(BBB, "x")])
     assert desk.names(*apps) == {BBB: "x"}
 
 
 def test_what_is_left_over_yields_to_what_is_wanted() -> None:
     desk = Desk([shows(AAA, wanted="y", shown="x"), shows(BBB, wanted="x")])
-    desk.claims.see(apps := [app(AAA, "y"), app(BBB, "x"), app(CCC, "x")])
+    desk.see(apps := [app(AAA, "y"), app(BBB, "x"), app(CCC, "x")])
     assert desk.names(*apps) == {AAA: "y", BBB: "x"}
 
 
 def test_of_two_that_show_a_name_the_first_id_has_it() -> None:
     desk = Desk([shows(BBB, wanted="x"), shows(AAA, wanted="x")])
-    desk.claims.see(apps := [app(AAA, "x"), app(BBB, "x")])
+    desk.see(apps := [app(AAA, "x"), app(BBB, "x")])
     assert desk.names(*apps) == {AAA: "x"}
 
 
@@ -221,7 +225,7 @@ def test_names_of_another_zone_and_other_specs_say_nothing() -> None:
 @pytest.mark.parametrize("apps", [*permutations([app(WEB), app(AAA, "web-1.web.shop")])])
 def test_a_seats_name_is_refused(apps: tuple[App, ...]) -> None:
     desk = Desk()
-    desk.claims.see(apps)
+    desk.see(apps)
     assert desk.names(*apps) == {WEB: "web.shop"}
     assert "the name web.shop is in use by /shop/web" in desk.claims.refusals[AAA]
 
@@ -234,7 +238,7 @@ def test_a_seat_of_a_name_held_by_label_is_refused() -> None:
 
 def test_a_name_whose_seats_would_be_anothers_is_refused() -> None:
     desk = Desk()
-    desk.claims.see(apps := [app(AAA, "shop"), app("/shop/shop-0")])
+    desk.see(apps := [app(AAA, "shop"), app("/shop/shop-0")])
     assert desk.names(*apps) == {"/shop/shop-0": "shop-0.shop"}
     assert "shop: the name shop-0.shop is in use by /shop/shop-0" in desk.claims.refusals[AAA]
 
@@ -249,7 +253,7 @@ def test_holders_of_a_seats_name_and_of_a_parents_make_way() -> None:
 
 def test_a_seat_is_remembered_over_a_restart() -> None:
     desk = Desk([shows(BBB, wanted="web.x")])
-    desk.claims.see(apps := [app(AAA, "web-0.web.x"), app(BBB, "web.x")])
+    desk.see(apps := [app(AAA, "web-0.web.x"), app(BBB, "web.x")])
     assert desk.names(*apps) == {BBB: "web.x"}
 
 
@@ -269,13 +273,13 @@ def test_a_seats_name_stays_guarded_when_its_holder_made_way_for_an_app() -> Non
 @pytest.mark.parametrize("name", ["web-01.web.shop", "web-a.web.shop", "web1.web.shop", "api-1.web.shop"])
 def test_what_is_no_seat_is_free(name: str) -> None:
     desk = Desk()
-    desk.claims.see([app(WEB), other := app(AAA, name)])
+    desk.see([app(WEB), other := app(AAA, name)])
     assert desk.names(other) == {AAA: name}
 
 
 def test_an_app_may_take_a_seats_name_of_its_own() -> None:
     desk = Desk()
-    desk.claims.see([own := app(WEB, "web-1.web.shop")])
+    desk.see([own := app(WEB, "web-1.web.shop")])
     assert desk.names(own) == {WEB: "web-1.web.shop"}
 
 
@@ -307,7 +311,7 @@ def test_when_the_holder_is_gone_the_first_who_waits_gets_the_name() -> None:
 
 def test_when_the_app_of_that_id_is_gone_its_name_is_free() -> None:
     desk = Desk()
-    desk.claims.see([App(WEB, 0, {}), waiting := app(AAA, "web.shop")])
+    desk.see([App(WEB, 0, {}), waiting := app(AAA, "web.shop")])
     assert WEB in desk.claims.apps()  # so the janitor tells when it is gone, read for an instance or not
     desk.claims.forget(WEB)
     assert desk.changed == [AAA]
@@ -354,7 +358,7 @@ def test_a_long_row_of_names_moves_up() -> None:
 
 def test_a_holder_that_never_came_back_is_known_and_can_be_forgotten() -> None:
     desk = Desk([shows(BBB, wanted="x")])
-    desk.claims.see([waiting := app(AAA, "x")])
+    desk.see([waiting := app(AAA, "x")])
     assert set(desk.claims.apps()) == {AAA, BBB}
     desk.claims.forget(BBB)
     assert desk.names(waiting) == {AAA: "x"}
@@ -363,19 +367,19 @@ def test_a_holder_that_never_came_back_is_known_and_can_be_forgotten() -> None:
 
 def test_a_holder_that_came_back_with_another_name_frees_the_old_one() -> None:
     desk = Desk([shows(BBB, wanted="x")])
-    desk.claims.see(apps := [app(AAA, "x"), app(BBB, "y")])
+    desk.see(apps := [app(AAA, "x"), app(BBB, "y")])
     assert desk.names(*apps) == {AAA: "x", BBB: "y"}
 
 
 def test_nothing_is_left_of_forgotten_apps() -> None:
     desk = Desk([shows(BBB, wanted="x", shown="old")])
-    desk.claims.see([app(AAA, "x"), app(BBB, "x"), app("/db/db-3"), app(CCC, "web-1.web.shop"), app(WEB)])
+    desk.see([app(AAA, "x"), app(BBB, "x"), app("/db/db-3"), app(CCC, "web-1.web.shop"), app(WEB)])
     desk.read(app(BBB, "y"), app(BBB))
     for gone in (AAA, BBB, CCC, WEB, AppId("/db/db-3")):
         desk.claims.forget(gone)
     assert set(desk.claims.apps()) == set()
     fresh = [app("/n1", "x"), app("/n2", "old"), app("/n3", "db"), app("/n4", "web.shop")]
-    desk.claims.see(fresh)
+    desk.see(fresh)
     assert desk.refused() == set()
 
 
@@ -470,7 +474,7 @@ def test_no_two_apps_ever_have_a_name_in_common(wishes: dict[AppId, str | None],
     apps = [app(id, name) for id, name in wishes.items()]
     desk = Desk()
     if listed:
-        desk.claims.see(apps)
+        desk.see(apps)
     desk.read(*apps)
     claims = [claim for each in apps if (claim := desk.claims.of(each)) is not None]
     for one in claims:
@@ -488,8 +492,6 @@ def test_an_id_that_cannot_be_a_name_takes_none_from_others(id: str) -> None:
     with pytest.raises(Refused):
         app_name(AppId(id), ZONE)
     desk = Desk()
-    desk.claims.see(
-        [app(id), other := app(AAA, name_at(AppId(id)).lower().strip("-").replace("-web", "web"))]
-    )
+    desk.see([app(id), other := app(AAA, name_at(AppId(id)).lower().strip("-").replace("-web", "web"))])
     assert desk.refused() == set()
     assert len(desk.names(other)) == 1

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from mooring.controller.decide import Decision, decide
 from mooring.core.model import AppId, Binding, BindingId, HostName, Instance, InstanceId, State, TaskId

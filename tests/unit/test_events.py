@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mooring.cext import Frame, Framer
-from mooring.controller.dialect import read_host, read_task_id
+from mooring.controller.dialect import read_host, read_instance_id, read_task_id
 from mooring.controller.events import (
     ATTACHED,
     IGNORED,
@@ -92,7 +94,7 @@ def test_a_deployment_names_apps_and_pods() -> None:
     data = json.loads(sample("deployment_step_success").data)
     event = decode(Frame("deployment_success", json.dumps(data).encode()))
     apps = (AppId("/prod/web/legacy"), AppId("/prod/web/cache"))
-    assert event == AppsChanged(apps, (AppId("/prod/edge/proxy"),))
+    assert event == AppsChanged(apps, (AppId("/prod/edge/proxy"),), apps[:1])
 
 
 @pytest.mark.parametrize(
@@ -100,19 +102,47 @@ def test_a_deployment_names_apps_and_pods() -> None:
     [
         (f"a_b.instance-{UUID}._app.3", f"a_b.instance-{UUID}", 3, False),
         (f"a_v1.2.instance-{UUID}._app.12", f"a_v1.2.instance-{UUID}", 12, False),
+        (f"a_b.marathon-{UUID}._app.2", f"a_b.marathon-{UUID}", 2, False),
+        (f"a_b.instance-{UUID}.$anon", f"a_b.instance-{UUID}", 1, False),
+        (f"a_b.instance-{UUID}.$anon.2", f"a_b.instance-{UUID}", 2, False),
         (f"a_b.instance-{UUID}.nginx.2", f"a_b.instance-{UUID}", 2, True),
         (f"a_b.instance-{UUID}.nginx", f"a_b.instance-{UUID}", 1, True),
         (f"a_b.{UUID}", f"a_b.marathon-{UUID}", 1, False),
-        (f"a_b.{UUID}.4", f"a_b.marathon-{UUID}", 4, False),
+        (f"a_b.{UUID}.1", f"a_b.marathon-{UUID}", 2, False),
+        (f"a_b.{UUID}.4", f"a_b.marathon-{UUID}", 5, False),
+        (f"a_b_{UUID}", f"a_b.marathon-{UUID}", 1, False),
         (f"a_b.marathon-{UUID}", f"a_b.marathon-{UUID}", 1, False),
         (f"a_b.instance-{UUID}", f"a_b.instance-{UUID}", 1, False),
         ("something-else", "something-else", 1, False),
         ("", "", 1, False),
+        (f"a.{UUID}.{'9' * 5000}", f"a.{UUID}.{'9' * 5000}", 1, False),
+        (f"a.instance-{UUID}._app.{'9' * 5000}", f"a.instance-{UUID}._app.{'9' * 5000}", 1, False),
+        (f"a.instance-{UUID}._app.", f"a.instance-{UUID}._app.", 1, False),
+        (f"a.instance-{UUID}._app.-1", f"a.instance-{UUID}._app.-1", 1, False),
     ],
 )
 def test_ids_of_every_generation(task: str, instance: str, incarnation: int, of_pod: bool) -> None:
     name = read_task_id(task)
     assert (name.instance, name.incarnation, name.of_pod) == (instance, incarnation, of_pod)
+
+
+PATHS = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?([._][a-z0-9]{1,5}){0,3}", fullmatch=True)
+
+
+@given(PATHS, st.uuids(), st.integers(1, 10**9 - 1))
+def test_the_instance_is_the_same_whoever_names_it(safe: str, uuid: object, n: int) -> None:
+    modern, legacy = f"{safe}.instance-{uuid}", f"{safe}.marathon-{uuid}"
+    tasks = {f"{modern}._app.{n}": modern, f"{safe}.{uuid}": legacy, f"{safe}.{uuid}.{n}": legacy}
+    for task, instance in tasks.items():
+        assert read_task_id(task).instance == read_instance_id(instance) == instance
+        assert read_instance_id(task) == instance
+    assert read_task_id(f"{modern}._app.{n}").incarnation == n
+    assert read_task_id(f"{safe}.{uuid}.{n}").incarnation > read_task_id(f"{safe}.{uuid}").incarnation
+
+
+@given(st.text())
+def test_any_text_is_an_id(text: str) -> None:
+    assert read_task_id(text).instance == read_instance_id(text)
 
 
 @pytest.mark.parametrize(("host", "read"), [("unknown", None), ("", None), (None, None), ("a1", "a1")])
@@ -134,6 +164,37 @@ def test_nulls_and_missing_fields_of_old_versions() -> None:
     assert (event.state, event.stamp) == (State.UNREACHABLE, "")
 
 
+@pytest.mark.parametrize("name", ["instance_changed_event", "unknown_instance_terminated_event"])
+@pytest.mark.parametrize(
+    ("was", "now"), [("runSpecId", "appId"), ("instanceId", "taskId"), ("instanceId", "instanceId")]
+)
+def test_another_versions_names_for_instance_and_app(name: str, was: str, now: str) -> None:
+    fields = json.loads(sample(name).data)
+    renamed = {now if field == was else field: value for field, value in fields.items()}
+    assert decode(Frame(name, json.dumps({was: None, **renamed}).encode())) == decode(sample(name))
+
+
+@pytest.mark.parametrize("name", ["deployment_info", "deployment_success", "deployment_failed"])
+def test_a_heavy_deployment_is_read_like_a_light_one(name: str) -> None:
+    fields = json.loads(sample(name).data)
+    group = {"id": "/", "apps": [{"id": "/other", "steps": [], "cmd": '{"plan":'}], "groups": None}
+    heavy = {**fields, "plan": {"original": group, **fields["plan"], "target": group, "steps": [None]}}
+    with pytest.raises(EventUnreadable):
+        decode(Frame(name, json.dumps(heavy).encode()))
+    heavy["plan"]["steps"] = fields["plan"]["steps"]
+    assert decode(Frame(name, json.dumps(heavy).encode())) == decode(sample(name))
+    heavy["plan"]["steps"] = None
+    assert decode(Frame(name, json.dumps(heavy).encode())) == AppsChanged(())
+
+
+def test_what_facts_repeat_is_one_string_for_all() -> None:
+    one, other = decode(sample("status_update_event")), decode(sample("status_update_event"))
+    assert isinstance(one, TaskReported)
+    assert isinstance(other, TaskReported)
+    for shared in ("app", "host", "version", "state"):
+        assert getattr(one, shared) is getattr(other, shared)
+
+
 def test_a_pods_task_is_no_fact_of_ours() -> None:
     assert decode(Frame("status_update_event", status(taskId=f"a.instance-{UUID}.web.1"))) is None
 
@@ -147,11 +208,19 @@ def test_a_pods_task_is_no_fact_of_ours() -> None:
         ("status_update_event", b'{"taskId": "\xff\xfe"}', "json"),
         ("status_update_event", b"[]", "shape"),
         ("status_update_event", b"{}", "shape"),
+        ("status_update_event", b"[" * 100_000, "shape"),
+        ("status_update_event", b'{"x":' + b"[" * 100_000, "json"),
+        ("group_change_of_the_future", b"[" * 100_000, "json"),
         ("status_update_event", status(taskId=7), "shape"),
+        ("status_update_event", status(taskId=""), "shape"),
+        ("status_update_event", status(appId=None), "shape"),
+        ("status_update_event", status(ports=[10**30]), "shape"),
+        ("status_update_event", status(ports=[65536]), "shape"),
         ("status_update_event", status(ports=["x"]), "shape"),
         ("status_update_event", status(taskStatus="TASK_ODD"), "state"),
         ("instance_changed_event", b'{"instanceId":"a","runSpecId":"/a","condition":"Odd"}', "state"),
         ("health_status_changed_event", b'{"appId":"/a","alive":true}', "shape"),
+        ("instance_health_changed_event", b'{"instanceId":"a","healthy":true}', "shape"),
         ("unknown_task_terminated_event", b'{"runSpecId":"/a"}', "shape"),
         ("deployment_info", b'{"plan": 3}', "shape"),
     ],
@@ -168,6 +237,13 @@ def test_a_missing_envelope_type_is_read_from_the_event_itself() -> None:
         AppId("/prod/web/legacy")
     )
     assert decode(Frame("message", b"{}")) is None
+    facts: list[Event] = []
+    intake = Intake(facts.append, facts.append)
+    for name in ("app_terminated_event", "group_change_success"):
+        intake.take(Frame("message", sample(name).data))
+    assert facts == [AppTerminated(AppId("/prod/web/legacy"))]
+    assert intake.decoded == {"app_terminated_event": 1}
+    assert intake.ignored == {"group_change_success": 1}
 
 
 def test_several_objects_in_one_block() -> None:
@@ -196,6 +272,7 @@ def test_the_intake_goes_on_after_every_kind_of_damage() -> None:
             (b"status_update_event", status(taskStatus=5)),
             (b"status_update_event", b"x" * 5000),
             (b"brand_new_event", b"{}"),
+            (b"another_new_event", b'{"eventType": "and_a_third_name"}'),
             (ATTACHED.encode(), b"{}"),
             (b"app_terminated_event", good.data + b"\r\ndata: {torn\r\ndata: " + good.data),
         ]
@@ -206,6 +283,6 @@ def test_the_intake_goes_on_after_every_kind_of_damage() -> None:
     assert len(facts) == 3
     assert framer.skipped == 1
     assert intake.unreadable == {"json": 3, "shape": 1}
-    assert intake.ignored == {"unknown": 1, ATTACHED: 1}
+    assert intake.ignored == {"unknown": 2, ATTACHED: 1}
     assert intake.decoded == {"app_terminated_event": 3}
     assert lost == ["json", "json", "shape", "json"]

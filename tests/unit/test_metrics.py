@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from mooring.core.readmodel import EVERYTHING
 from mooring.portal.metrics import Metrics
 from mooring.portal.pulse import Pulse
+from mooring.portal.turns import Turns
 from tests.unit.fake_daemon import FakeDaemon
 from tests.unit.fake_time import SteppedClock
 
@@ -26,7 +27,10 @@ NAMES = {
     "mooring_events_skipped_total", "mooring_snapshot_age_seconds", "mooring_snapshots_total",
     "mooring_leases", "mooring_pool_free", "mooring_pool_size", "mooring_refused_apps",
     "mooring_brake_engaged", "mooring_paused", "mooring_paused_apps", "mooring_build_info",
-    "mooring_event_loop_lag_seconds", "process_resident_memory_bytes",
+    "mooring_event_loop_lag_seconds", "mooring_event_loop_turn_seconds_bucket",
+    "mooring_event_loop_longest_turn_seconds", "mooring_stream_behind_events",
+    "mooring_stream_behind_events_max", "mooring_brake_held_instances", "mooring_unready",
+    "process_resident_memory_bytes",
 }  # fmt: skip
 
 
@@ -43,7 +47,7 @@ def clock() -> SteppedClock:
 @pytest.fixture
 def metrics(daemon: FakeDaemon, clock: SteppedClock) -> Metrics:
     metrics = Metrics(CollectorRegistry(), "1.2.3", ["network"])
-    metrics.collect_from(daemon, Pulse(clock))
+    metrics.collect_from(daemon, Pulse(clock), Turns())
     return metrics
 
 
@@ -96,6 +100,9 @@ def test_what_is_comes_from_the_read_model_at_each_scrape(metrics: Metrics, daem
     assert value(metrics, "workqueue_retries_total", name="instance") == 4
     assert value(metrics, "stream_reconnects_total") == 2
     assert value(metrics, "events_total", type="status_update_event", result="applied") == 9
+    assert (value(metrics, "stream_behind_events"), value(metrics, "stream_behind_events_max")) == (3, 70)
+    assert value(metrics, "brake_held_instances") == 6
+    assert (value(metrics, "unready", part="brake"), value(metrics, "unready", part="stream")) == (1, 0)
     assert value(metrics, "sink_unsettled", sink="haproxy") == 1
     assert value(metrics, "leases", pool="blue", state="bound") == 20
     assert value(metrics, "leases", pool="blue", state="stranded") == 0

@@ -17,6 +17,7 @@ from mooring.core.errors import Refused
 from mooring.portal.http import make_app, serve
 from mooring.portal.metrics import Metrics
 from mooring.portal.pulse import EVERY_S, Pulse, start
+from mooring.portal.turns import Turns
 from tests.unit.fake_daemon import FakeDaemon
 from tests.unit.fake_time import SteppedClock
 
@@ -29,7 +30,7 @@ class Portal:
         self.clock = SteppedClock()
         self.metrics = Metrics(CollectorRegistry(), "1.2.3")
         self.pulse = Pulse(self.clock)
-        self.metrics.collect_from(self.daemon, self.pulse)
+        self.metrics.collect_from(self.daemon, self.pulse, Turns())
 
     async def listen(self) -> web.AppRunner:
         runner = await serve(make_app(self.daemon, self.metrics.registry, self.pulse), "127.0.0.1", 0)

@@ -1,4 +1,4 @@
-"""Listings: decoded from both generations of replies, and thrown away when anything about them is odd."""
+"""Asking for listings, and throwing them away when anything about the replies is odd."""
 
 from __future__ import annotations
 
@@ -13,177 +13,14 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from mooring.controller.access import Access
-from mooring.controller.listing import read_app, read_apps, read_pods
 from mooring.controller.snapshot import Marathon, OtherCluster
 from mooring.core.clock import SystemClock
 from mooring.core.errors import Retryable
-from mooring.core.model import App, AppId, Health, HostName, InstanceId, Port, State
+from mooring.core.model import AppId, HostName
 
 DATA = Path(__file__).parents[1] / "data" / "marathon-api"
 APPS = (DATA / "v2-apps-embed-tasks.json").read_bytes()
-UUID = "5f0f6aab-9c2e-11ea-bb37-7085c2d4e601"
 API = AppId("/prod/web/api")
-
-
-# -- decoding
-
-
-def test_the_sample_listing() -> None:
-    apps = read_apps(APPS, 5.0)
-    api = apps[API]
-    assert api.begun == 5.0
-    assert api.app == App(
-        id=API,
-        instances=3,
-        labels={"team": "web", "tier": "frontend", "NETCTL_ENABLE": "true"},
-        ports=(Port(8080, 10104, "tcp", "http"), Port(9100, 10105, "tcp", "metrics")),
-        checked=True,
-        minimum_health=1.0,
-        over_capacity=1.0,
-        own_network=True,
-        version="2020-05-22T13:04:11.482Z",
-    )
-    first, _, dead = api.instances
-    assert (first.id, first.incarnation) == (f"prod_web_api.instance-{UUID.replace('6aab', '1c8a')}", 1)
-    assert (first.host, first.state, first.health) == (
-        "agent-04.dc1.example.net",
-        State.RUNNING,
-        Health.HEALTHY,
-    )
-    assert first.host_ports == (31208, 31209)
-    assert (dead.state, dead.incarnation, dead.health, dead.host_ports) == (State.DEAD, 3, Health.UNKNOWN, ())
-
-
-def test_every_app_of_the_sample_listing_decodes() -> None:
-    raw = json.loads(APPS)["apps"]
-    apps = read_apps(APPS, 0)
-    assert [app["id"] for app in raw] == list(apps)
-    assert sum(len(app["tasks"]) for app in raw) == sum(len(listing.instances) for listing in apps.values())
-
-
-def one(tasks: list[dict[str, object]] | None = None, **fields: object) -> bytes:
-    return json.dumps({"app": {"id": "/a", "tasks": tasks, **fields}}).encode()
-
-
-def task(**fields: object) -> dict[str, object]:
-    return {
-        "id": f"a.instance-{UUID}._app.1",
-        "state": "TASK_RUNNING",
-        "stagedAt": "x",
-        "host": "h",
-        **fields,
-    }
-
-
-@pytest.mark.parametrize(
-    ("fields", "own", "ports"),
-    [
-        pytest.param({}, False, (), id="nothing"),
-        pytest.param({"networks": [{"mode": "host"}]}, False, (), id="host"),
-        pytest.param({"networks": [{"mode": "container", "name": "none"}]}, True, (), id="container"),
-        pytest.param({"networks": [{"mode": "container/bridge"}]}, True, (), id="bridge"),
-        pytest.param({"container": {"docker": {"network": "BRIDGE"}}}, True, (), id="1.4-bridge"),
-        pytest.param({"container": {"docker": {"network": "HOST"}}}, False, (), id="1.4-host"),
-        pytest.param({"ipAddress": {"networkName": "n"}}, True, (), id="1.4-ip-per-task"),
-        pytest.param(
-            {"ipAddress": {"discovery": {"ports": [{"number": 80, "name": "http", "protocol": "tcp"}]}}},
-            True,
-            (Port(80, None, "tcp", "http"),),
-            id="1.4-discovery-ports",
-        ),
-        pytest.param(
-            {
-                "container": {
-                    "docker": {"network": "USER", "portMappings": [{"containerPort": 53, "protocol": "udp"}]}
-                }
-            },
-            True,
-            (Port(53, None, "udp"),),
-            id="1.4-port-mappings",
-        ),
-        pytest.param(
-            {"networks": [{"mode": "container"}], "container": {"portMappings": [{"containerPort": 0}, {}]}},
-            True,
-            (Port(None, None), Port(None, None)),
-            id="port-chosen-by-marathon",
-        ),
-        pytest.param(
-            {"portDefinitions": [{"port": 10005, "protocol": "tcp", "name": "p"}, {"port": 0}]},
-            False,
-            (Port(None, 10005, "tcp", "p"), Port(None, None)),
-            id="port-definitions",
-        ),
-    ],
-)
-def test_networks_and_ports_of_both_generations(
-    fields: dict[str, object], own: bool, ports: tuple[Port, ...]
-) -> None:
-    app = read_app(one(**fields), 0).app
-    assert app is not None
-    assert (app.own_network, app.ports) == (own, ports)
-
-
-def test_nulls_of_old_versions() -> None:
-    listing = read_app(
-        one(
-            [task(ports=None, healthCheckResults=None)], labels=None, healthChecks=None, upgradeStrategy=None
-        ),
-        0,
-    )
-    assert listing.app == App(AppId("/a"), 1, {}, own_network=False)
-    assert listing.instances[0].host_ports == ()
-
-
-@pytest.mark.parametrize(
-    ("fields", "state"),
-    [
-        ({}, State.RUNNING),
-        ({"state": "TASK_STAGING"}, State.STARTING),
-        ({"state": "TASK_KILLING"}, State.KILLING),
-        ({"state": "TASK_UNREACHABLE"}, State.UNREACHABLE),
-        ({"state": "TASK_UNREACHABLE", "stagedAt": None}, State.INACTIVE),
-        ({"state": "TASK_FAILED", "stagedAt": None}, State.DEAD),
-        ({"state": "TASK_OF_THE_FUTURE"}, State.UNREACHABLE),
-    ],
-)
-def test_task_states(fields: dict[str, object], state: State) -> None:
-    assert read_app(one([task(**fields)]), 0).instances[0].state is state
-
-
-@pytest.mark.parametrize(
-    ("results", "health"),
-    [
-        ([], Health.UNKNOWN),
-        ([{"alive": True}], Health.UNKNOWN),
-        ([{"alive": True}, {"alive": True}], Health.HEALTHY),
-        ([{"alive": True}, {"alive": False}], Health.UNHEALTHY),
-        ([None, {"alive": False}], Health.UNHEALTHY),
-        ([None], Health.UNKNOWN),
-    ],
-)
-def test_health_needs_every_check(results: list[object], health: Health) -> None:
-    body = one([task(healthCheckResults=results)], healthChecks=[{}, {}])
-    assert read_app(body, 0).instances[0].health is health
-
-
-def test_the_newest_incarnation_of_an_instance_counts() -> None:
-    ids = [f"a.instance-{UUID}._app.{n}" for n in (2, 3, 1)]
-    [instance] = read_app(one([task(id=id) for id in ids]), 0).instances
-    assert instance.incarnation == 3
-
-
-def test_pods() -> None:
-    body = json.dumps([{"id": "/p", "instances": [{"id": f"p.instance-{UUID}"}]}, {"id": "/q"}]).encode()
-    assert read_pods(body) == {"/p": {InstanceId(f"p.instance-{UUID}")}, "/q": frozenset()}
-
-
-@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b"null", APPS[:-20], b"<html>", b'{"apps":[{"id":1}]}'])
-def test_anything_else_is_no_listing(body: bytes) -> None:
-    with pytest.raises(Retryable, match="/v2/apps"):
-        read_apps(body, 0)
-
-
-# -- asking
 
 
 @dataclass

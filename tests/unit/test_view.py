@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from mooring.controller.events import (
     AppTerminated,
@@ -12,7 +11,7 @@ from mooring.controller.events import (
 )
 from mooring.controller.listing import AppListing, Snapshot
 from mooring.controller.view import Dirty, View
-from mooring.core.model import AppId, HostName, Instance, InstanceId, Port, State
+from mooring.core.model import AppId, HostName, InstanceId, Port, State
 from tests.unit.view_world import (
     HOST,
     ONE,
@@ -288,8 +287,7 @@ def test_an_echo_is_remembered_for_a_while_only() -> None:
     world.list()
     world.view.forget(ONE)
     world.snap(after=700)
-    assert not world.view._entries
-    assert not world.view._members
+    assert world.view._index.remembered() == 0
 
 
 def test_a_listing_may_bring_back_what_was_only_absent() -> None:
@@ -336,53 +334,3 @@ def test_restored_instances_are_judged_like_any_other() -> None:
     view.apply_snapshot(snapshot(instance(), begun=10), 11)
     view.apply_snapshot(snapshot(instance(), begun=71), 72)
     assert [(found.id, found.state) for found in view.instances()] == [(ONE, S.RUNNING), ("b", S.GONE)]
-
-
-# -- the brake
-
-
-def many(count: int) -> list[Instance]:
-    return [instance(InstanceId(f"web.instance-{i}")) for i in range(count)]
-
-
-@pytest.mark.parametrize(
-    ("known", "missing", "held"),
-    [(10, 4, True), (10, 3, False), (9, 9, False), (100, 31, True), (100, 30, False), (10, 10, True)],
-)
-def test_too_many_absent_at_once_are_held(known: int, missing: int, held: bool) -> None:
-    world = World(*many(known))
-    rest = many(known)[missing:]
-    for _ in range(3):
-        world.snap(*rest, after=61)
-    gone = [found for found in world.view.instances() if found.state is S.GONE]
-    assert (world.view.brake is not None) == held
-    assert len(world.view.held) == (missing if held else 0)
-    assert len(gone) == (0 if held else missing)
-
-
-def test_release_lets_the_held_go() -> None:
-    world = World(*many(12))
-    world.snap()
-    assert world.view.brake == "12 of 12 instances are missing from Marathon's listing without having ended"
-    dirty = world.view.release(world.now)
-    assert len(dirty.keys) == 12
-    assert world.view.brake is None
-    assert {found.state for found in world.view.instances()} == {S.GONE}
-    assert world.view.release(world.now) == Dirty()
-
-
-def test_the_brake_goes_off_when_everything_is_back() -> None:
-    world = World(*many(12))
-    world.snap(*many(6))
-    world.snap(*many(11), after=61)
-    assert world.view.brake is not None
-    world.snap(*many(12))
-    assert world.view.brake is None
-
-
-def test_evidence_is_never_braked() -> None:
-    world = World(*many(20))
-    world.tell(*(task(S.DEAD, id=each.id) for each in many(20)))
-    world.list()
-    assert world.view.brake is None
-    assert {found.state for found in world.view.instances()} == {S.GONE}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from mooring.core.labels import Claim, NoticeClaim
 from mooring.core.model import (
@@ -215,13 +216,13 @@ def test_refused_labels_do_not_keep_traffic_on_a_dead_container() -> None:
 
 def test_a_container_of_an_earlier_version_keeps_its_ports() -> None:
     unchecked = facts(health=Health.UNKNOWN, checked=False)
-    old = replace(unchecked, instance=replace(unchecked.instance, version="1"))
+    old = replace(unchecked, instance=structs.replace(unchecked.instance, version="1"))
     live = settled(replace(old, app=replace(old.app, version="1")), binding())
     assert old.claim is not None
     newest = replace(old.claim, ports=(9090,), tcp_ports=(9090,))
     upgrading = replace(old, app=replace(old.app, version="2"), claim=newest)
     assert specs(upgrading, live) == specs(replace(old, app=replace(old.app, version="1")), live)
-    replacement = replace(upgrading, instance=replace(old.instance, version="2"))
+    replacement = replace(upgrading, instance=structs.replace(old.instance, version="2"))
     spec = specs(replacement, live)[HAPROXY]
     assert isinstance(spec, MemberSpec)
     assert [endpoint.port for endpoint in spec.endpoints] == [9090]
@@ -230,5 +231,5 @@ def test_a_container_of_an_earlier_version_keeps_its_ports() -> None:
 @pytest.mark.parametrize("state", [State.STARTING, State.UNREACHABLE, State.KILLING])
 def test_a_newer_incarnation_proves_that_this_container_is_dead(state: State) -> None:
     now = facts(state, Health.UNKNOWN)
-    newer = replace(now, instance=replace(now.instance, incarnation=2, task=TaskId("i._app.2")))
+    newer = replace(now, instance=structs.replace(now.instance, incarnation=2, task=TaskId("i._app.2")))
     assert wants_of(newer, binding()) == wants_of(facts(State.DEAD, Health.UNKNOWN), binding())

@@ -84,7 +84,9 @@ class World:
         return self.view.apply_app(listing(*instances, begun=self.now, of=of), self.now + 0.5)
 
     def snap(self, *instances: Instance, after: float = 1.0, **more: object) -> Dirty:
+        """A snapshot; it lists the app even if none of its instances."""
         self.now += after
+        more.setdefault("apps", (app(),))
         return self.view.apply_snapshot(snapshot(*instances, begun=self.now, **more), self.now + 0.5)  # type: ignore[arg-type]
 
     def one(self, id: InstanceId = ONE) -> Instance:

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from mooring.portal.metrics import Metrics
 from mooring.portal.pulse import Pulse
+from mooring.portal.turns import Turns
 from tests.unit.fake_daemon import FakeDaemon
 from tests.unit.fake_time import SteppedClock
 
@@ -84,7 +85,7 @@ def matchers_in(expression: str) -> Iterator[tuple[str, str, str, str]]:
 def shown_by_the_daemon() -> Metrics:
     """Metrics of a daemon that has done a little of everything."""
     metrics = Metrics(CollectorRegistry(), "1.2.3", ["network"])
-    metrics.collect_from(FakeDaemon(), Pulse(SteppedClock()))
+    metrics.collect_from(FakeDaemon(), Pulse(SteppedClock()), Turns())
     metrics.reconciled("success", 0.1)
     metrics.snapshot_taken("merged")
     return metrics
