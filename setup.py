@@ -11,8 +11,8 @@ setup(
     ext_modules=[
         Extension(
             "mooring.cext._native",
-            sources=[f"{ROOM}/{name}.c" for name in ("_native", "sse", "array")],
-            depends=[f"{ROOM}/{name}.h" for name in ("sse", "array", "buffer")],
+            sources=[f"{ROOM}/{name}.c" for name in ("_native", "_framer", "_splitter", "sse", "array")],
+            depends=[f"{ROOM}/{name}.h" for name in ("_native", "sse", "array", "buffer")],
             extra_compile_args=[
                 "-std=c11",
                 "-O2",
@@ -20,6 +20,7 @@ setup(
                 "-fvisibility=hidden",
                 "-Wall",
                 "-Wextra",
+                "-Werror=implicit-function-declaration",
             ],
             optional=True,
         )

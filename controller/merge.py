@@ -49,6 +49,9 @@ should clear it up.
           inactive @7
     T18   running 1@5, listed          task running 1@5      unreachable 1                ask
           unreachable 1
+    T19   running 1@1 healthy @7       task unreachable 1@5  unreachable 1 healthy        ask
+    T20   dead 1@5, evidence,          task dead 1@5         dead 1                       no
+          condition starting @7
 
     C1    running 1@5                  condition running @5  running 1                    no
     C2    running 1@5                  condition killing @7  killing 1                    no
@@ -65,6 +68,9 @@ should clear it up.
     C10   dead 1@5, evidence           condition running @1  dead 1, evidence             no
     C11   running 1, condition         condition running @7  running 1                    no
           dead @5
+    C12   running 1, condition         condition killing @5  running 1                    ask
+          killing @5, listed
+          running 1
 
     H1    running 1@5                  verdict bad @7        running 1 unhealthy          no
     H2    running 1 healthy @7         verdict none @8       running 1 healthy            no
@@ -75,6 +81,11 @@ should clear it up.
     H7    running 1 healthy @7,        verdict good @7       running 1 unhealthy          ask
           listed running 1 unhealthy
     H8    running 1 healthy @7         checks off            running 1                    no
+    H9    running 1@5 healthy @7,      task running 2@9      running 2                    ask
+          condition killing @8
+    H10   dead 1@5, evidence, listed   verdict bad @3        running 2                    ask
+          running 2
+    H11   running 1 healthy @3         task running 1@5      running 1 healthy            ask
 
     L1    starting 1@5                 listed running 1      running 1                    no
     L2    running 1 healthy @7         listed running 1      running 1 healthy            no
@@ -240,7 +251,7 @@ def _end(known: Entry, event: TaskReported, order: Order, now: float, late: bool
     entry = replace(
         known,
         order=known.order if late else order,
-        touched=known.touched if ended and late else now,
+        touched=now,
         evidence=not relaunch_seen,
     )
     return (entry if ended else _shown(entry, _merged(known.instance, event, State.DEAD))), late
@@ -301,7 +312,9 @@ def _merge_listed(known: Entry, listed: Instance, begun: float, attachment: int)
     if known.touched >= begun:
         return known, _tells_more(listed, known)
     if listed.incarnation > known.instance.incarnation:
-        known, _ = _begin(known, listed, (attachment, "", 0), begun)
+        # Verdicts from before the end of the last incarnation, if that is known, are not about this one.
+        end_known = known.ended >= known.instance.incarnation and known.order[0] == attachment
+        known, _ = _begin(known, listed, known.order if end_known else (attachment, "", 0), begun)
     dead = listed.state is State.DEAD
     ended = max(known.ended, listed.incarnation) if dead else known.ended
     if ended >= listed.incarnation and not dead:  # the listing is behind
@@ -394,9 +407,7 @@ def _merged(known: Instance, told: Instance | TaskReported, state: State) -> Ins
     version = told.version or known.version
     if state is known.state and (host, ports, version) == (known.host, known.host_ports, known.version):
         return known
-    return Instance(
-        known.id, known.incarnation, known.task, known.app, host, state, known.health, ports, version
-    )
+    return replace(known, state=state, host=host, host_ports=ports, version=version)
 
 
 def _told(
@@ -406,17 +417,7 @@ def _told(
     host, health = host or known.host, health or known.health
     if state is known.state and health is known.health and host == known.host:
         return known
-    return Instance(
-        known.id,
-        known.incarnation,
-        known.task,
-        known.app,
-        host,
-        state,
-        health,
-        known.host_ports,
-        known.version,
-    )
+    return replace(known, state=state, host=host, health=health)
 
 
 _RULES: dict[type[Fact], Callable[[Entry, Any, float, int], tuple[Entry, bool]]] = {

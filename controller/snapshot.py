@@ -32,6 +32,7 @@ from mooring.core.model import AppId, InstanceId
 
 _Reply = TypeVar("_Reply")
 _READ_SIZE = 256 * 1024
+_CONNECT_S = 3.0  # the look-up of the name and TLS included
 
 
 class OtherCluster(Refused):
@@ -67,7 +68,7 @@ class Marathon:
         self._access = access
         self._clock = clock
         self._endpoints = list(access.endpoints)
-        self._timeout = ClientTimeout(total=timeout_s, sock_connect=min(3.0, timeout_s))
+        self._timeout = ClientTimeout(total=timeout_s, connect=min(_CONNECT_S, timeout_s))
         self._session: ClientSession | None = None
 
     async def __aenter__(self) -> Marathon:

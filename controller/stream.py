@@ -155,7 +155,7 @@ class StreamReader:
             connector=TCPConnector(ssl=tls, force_close=True, ttl_dns_cache=_NAMES_KEPT_S),
             timeout=ClientTimeout(total=None, connect=self._pace.connect_s),
             read_bufsize=_READ_SIZE,
-            auto_decompress=False,
+            auto_decompress=False,  # a compressed stream is refused; nothing of it shall be inflated before
             cookie_jar=DummyCookieJar(),  # a balancer's cookie would tie us to the node that just failed
             trust_env=False,
         )

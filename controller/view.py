@@ -46,7 +46,6 @@ from mooring.controller.listing import AppListing, Snapshot
 from mooring.controller.merge import merge
 from mooring.core.model import App, AppId, Instance, InstanceId, State
 
-_STEP = 200  # instances merged before others get a turn
 _APP_LOAD = 10  # what an app costs beside its instances, in instances
 _UNLISTED, _EXPECTED, _VANISHED = Unlisted(), Unlisted(expected=True), Vanished()
 
@@ -75,11 +74,20 @@ class View:
     """The picture, and the ways facts enter it."""
 
     def __init__(
-        self, *, absence_confirm_s: float = 60.0, brake_share: float = 0.3, brake_least: int = 10
+        self,
+        *,
+        absence_confirm_s: float = 60.0,
+        brake_share: float = 0.3,
+        brake_least: int = 10,
+        step: int = 200,
     ) -> None:
-        """Hold when more than `brake_share` of at least `brake_least` instances are absent at once."""
+        """Hold when more than `brake_share` of at least `brake_least` instances are absent at once.
+
+        `step`: how many instances of a snapshot are merged before others get a turn.
+        """
         self._confirm_s = absence_confirm_s
         self._limits = Limits(brake_share, brake_least)
+        self._step = step
         self._index = Index()
         self._apps = Definitions()
         self._attachment = 0
@@ -220,7 +228,7 @@ class View:
         return dirty
 
     def merge_snapshot(self, snapshot: Snapshot, monotonic: Callable[[], float]) -> Iterator[Dirty]:
-        """Merge a complete listing in steps of about 200 instances; yields what each of them changed.
+        """Merge a complete listing in steps; yields what each of them changed.
 
         Between two steps the view may be read and anything else be merged into it, except another snapshot.
         `complete` is set and the brake is judged with the last step.  Abandoned before it, the view keeps
@@ -232,7 +240,7 @@ class View:
         try:
             for added in self._merge_parts(snapshot, dirty):
                 load += added
-                if load >= _STEP:
+                if load >= self._step:
                     load = 0
                     yield dirty.take()
             self._now = monotonic()

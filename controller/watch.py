@@ -141,31 +141,49 @@ class Watch:
             self._snapshot_due.clear()
             asked = self._clock.monotonic()
             try:
-                snapshot = await self._marathon.snapshot()
+                snapshot = await self._newest_snapshot()
             except (Retryable, Refused) as error:
                 self.snapshot_problem = str(error)
                 self._snapshot_ended("discarded" if isinstance(error, Refused) else "failed")
                 log.warning("no snapshot", reason=str(error))
-                await self._clock.sleep(full_jitter(_RETRY_S, attempt, _RETRY_CAP_S, self._chance))
+                await self._sleep_until_attached(full_jitter(_RETRY_S, attempt, _RETRY_CAP_S, self._chance))
                 attempt += 1
                 self._snapshot_due.set()
                 continue
             attempt = 0
             self.snapshot_problem = ""
             await self._merge(snapshot)
-            await self._rest(self._rest_after(asked))
+            await self._clock.sleep(_GAP_S)
+            await self._sleep_until_attached(self._rest_after(asked))
 
     def _rest_after(self, asked: float) -> float:
         """Seconds to leave Marathon alone after a listing that was asked for then."""
         return min(_REST * (self._clock.monotonic() - asked), _REST_CAP_S)
 
-    async def _rest(self, seconds: float) -> None:
-        """Only a new attachment cuts it short: whatever was missed before it is not known yet."""
+    async def _newest_snapshot(self) -> Snapshot:
+        """A listing, begun anew if the stream is attached meanwhile.
+
+        What was begun before the attachment does not tell what was missed, and may hang where the stream
+        hung.  Only once, so that a stream that comes and goes cannot keep every listing from its end.
+        """
         self._attached_anew.clear()
-        await self._clock.sleep(_GAP_S)
-        if seconds <= _GAP_S:
-            return
-        sleep = asyncio.ensure_future(self._clock.sleep(seconds - _GAP_S))
+        first = asyncio.ensure_future(self._marathon.snapshot())
+        attached = asyncio.ensure_future(self._attached_anew.wait())
+        try:
+            await asyncio.wait((first, attached), return_when=asyncio.FIRST_COMPLETED)
+            if first.done():
+                return first.result()
+        finally:
+            first.cancel()
+            attached.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        self._snapshot_due.clear()
+        self._attached_anew.clear()
+        return await self._marathon.snapshot()
+
+    async def _sleep_until_attached(self, seconds: float) -> None:
+        """Sleep; a new attachment ends it, because whatever was missed before it is not known yet."""
+        sleep = asyncio.ensure_future(self._clock.sleep(seconds))
         attached = asyncio.ensure_future(self._attached_anew.wait())
         try:
             await asyncio.wait((sleep, attached), return_when=asyncio.FIRST_COMPLETED)

@@ -60,6 +60,12 @@ class FaultServer:
         await asyncio.gather(*self._connections)
         await self._server.wait_closed()
 
+    async def deserted(self) -> None:
+        """Wait until every reader has hung up."""
+        async with asyncio.timeout(5):
+            while self._connections:
+                await asyncio.sleep(0.005)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = asyncio.current_task()
         assert connection is not None

@@ -194,6 +194,7 @@ async def stalled() -> None:
         failures, attachments = here.reader.failures, here.reader.attachments
         began = time.monotonic()
         here.proxy.stall()
+        here.watch.lost("a listing shall be under way")
         await here.lab.scale(2)
         await asyncio.sleep(10)
         here.proxy.heal()

@@ -86,6 +86,33 @@ def test_the_splitters_agree(drawn: Any, cuts: list[int], limit: int) -> None:
     assert splitting(native.ArraySplitter, pieces, key, limit) == expected
 
 
+CORPUS = Path(__file__).parents[1] / "fuzz/corpus"
+
+
+@needs_native
+@pytest.mark.parametrize("limit", [10, 1 << 24])
+def test_the_framers_agree_on_the_fuzz_corpus(limit: int) -> None:
+    assert native is not None
+    streams = [path.read_bytes()[3:] for path in (CORPUS / "sse").iterdir()]
+    assert streams
+    for stream in streams:
+        pieces = cut(stream, range(0, len(stream), 7))
+        expected = framing(_pure.Framer, [stream], limit, ["a"])
+        assert framing(native.Framer, pieces, limit, ["a"]) == expected, stream
+
+
+@needs_native
+@pytest.mark.parametrize("key", [None, "apps"])
+def test_the_splitters_agree_on_the_fuzz_corpus(key: str | None) -> None:
+    assert native is not None
+    documents = [path.read_bytes()[3:] for path in (CORPUS / "array").iterdir()]
+    assert documents
+    for document in documents:
+        pieces = cut(document, range(0, len(document), 7))
+        expected = splitting(_pure_array.ArraySplitter, [document], key, 100)
+        assert splitting(native.ArraySplitter, pieces, key, 100) == expected, document
+
+
 # -- C keeps its books
 
 
@@ -132,9 +159,9 @@ def test_nothing_leaks() -> None:
 @needs_native
 def test_references_to_what_was_passed_in_are_given_back() -> None:
     assert native is not None
-    piece = bytes(bytearray(b"event: some-type\ndata: 1\n\n" * 10))
-    wanted = ["".join(["some-", "type"])]
-    watched = (piece, wanted, Frame, native.Framer, native.ArraySplitter)
+    piece = bytes(bytearray(b"event: some-type\ndata: 1\n\ndata: 2\n\n" * 10))
+    wanted = [sys.intern("".join(["some-", "type"]))]
+    watched = (piece, wanted, wanted[0], sys.intern("message"), Frame, native.Framer, native.ArraySplitter)
     before = [sys.getrefcount(thing) for thing in watched]
     for _ in range(100):
         native.Framer(1000, wanted).feed(piece)

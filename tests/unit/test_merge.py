@@ -109,7 +109,6 @@ def test_case(known: str, told: str, becomes: str, ask: str) -> None:
     for each in facts(known):
         entry, _ = merge(entry, each, at)
         at += 10
-    assert entry.evidence or "evidence" not in known
     before = entry
     entry, unclear = merge(entry, fact(told.removeprefix("old ")), _OLD if told.startswith("old ") else at)
     assert (described(entry), unclear) == (becomes, ask == "ask")

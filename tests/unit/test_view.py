@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from mooring.controller.events import (
+    AppsChanged,
     AppTerminated,
     Event,
 )
@@ -288,6 +289,28 @@ def test_an_echo_is_remembered_for_a_while_only() -> None:
     world.view.forget(ONE)
     world.snap(after=700)
     assert world.view._index.remembered() == 0
+
+
+def test_old_echoes_go_with_the_next_one() -> None:
+    two = InstanceId("web.instance-2")
+    world = World(instance(), instance(two))
+    world.tell(task(S.DEAD), task(S.DEAD, id=two))
+    world.list()
+    world.view.forget(ONE)
+    world.now += 601
+    world.tell(health(None))
+    world.view.forget(two)
+    assert world.view._index.remembered() == 1
+
+
+def test_an_app_that_is_listed_is_no_pod() -> None:
+    world = World(instance())
+    world.tell(AppsChanged((), (WEB,)))
+    world.tell(task(S.KILLING))
+    assert world.state is S.RUNNING
+    world.list(instance())
+    world.tell(task(S.KILLING))
+    assert world.state is S.KILLING
 
 
 def test_a_listing_may_bring_back_what_was_only_absent() -> None:

@@ -68,6 +68,13 @@ class ScriptedMarathon:
         return AppListing(id, App(id, len(self.apps[id]), {}), tuple(self.apps[id]), begun)
 
 
+class LongestWaits(random.Random):
+    """Jitter at its worst."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return b
+
+
 class Stand:
     """A watch over a scripted Marathon, and what it did."""
 
@@ -203,6 +210,44 @@ async def test_a_slow_listing_is_followed_by_a_rest_that_a_new_attachment_ends()
         assert stand.marathon.snapshots == before
         stand.watch.attached()
         await stand.until(lambda: stand.marathon.snapshots > before)
+
+
+async def test_a_listing_that_hangs_is_begun_anew_at_an_attachment_but_only_once() -> None:
+    async with standing() as stand:
+        hangs = asyncio.Event()
+        stand.marathon.answer = hangs.wait
+        asked = stand.marathon.snapshots
+        stand.watch.lost("rubbish")
+        await stand.until(lambda: stand.marathon.snapshots == asked + 1)
+        stand.watch.attached()
+        await stand.until(lambda: stand.marathon.snapshots == asked + 2)
+        stand.watch.attached()
+        await asyncio.sleep(0.05)
+        assert stand.marathon.snapshots == asked + 2
+        stand.marathon.answer = lambda: None
+        hangs.set()
+        await stand.until(lambda: stand.marathon.snapshots == asked + 3)  # for the second attachment
+
+
+async def test_the_pause_after_a_failed_listing_ends_at_an_attachment() -> None:
+    async with standing() as stand:
+        stand.watch._chance = LongestWaits()
+        failing = True
+
+        def answer() -> None:
+            if failing:
+                raise Retryable("Marathon is away")
+
+        stand.marathon.answer = answer
+        for _ in range(6):  # until the pause is the longest there is
+            stand.watch.attached()
+            problems = stand.marathon.snapshots
+            await stand.until(lambda before=problems: stand.marathon.snapshots > before)
+        failing = False
+        merged = stand.watch.snapshots
+        stand.watch.attached()
+        async with asyncio.timeout(2):
+            await stand.until(lambda: stand.watch.snapshots > merged)
 
 
 async def test_an_event_between_two_steps_of_a_snapshot_wins() -> None:
