@@ -16,6 +16,7 @@ Nothing is lost by dying at any of these points: what was wanted is stored befor
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import signal
 from collections.abc import Awaitable, Callable, Sequence
@@ -67,6 +68,7 @@ def run(settings: Settings, *, observe: bool = False) -> int:
     """
     try:
         turns, clock = Turns(), SystemClock()
+        gc.freeze()  # modules and classes stay for good: the collector shall not walk through them again
         with asyncio.Runner(loop_factory=lambda: timed_loop(turns, clock)) as runner:
             runner.run(_live(settings, observe, turns))
     except ConfigRefused:

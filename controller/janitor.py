@@ -1,7 +1,8 @@
 """What time alone changes: cooled addresses become free, empty seats of deleted apps cool, their labels go.
 
 Runs at a fixed beat.  An app counts as deleted only while the view is complete and its brake is off, since
-the absence of an app from one reply proves little; its addresses then still cool for their full time.
+the absence of an app from one reply proves little, and an empty reply nothing; its addresses then still cool
+for their full time.
 """
 
 from __future__ import annotations
@@ -67,6 +68,8 @@ class Janitor:
         if not self._view.complete or self._view.brake is not None:
             return set()
         known = {app.id for app in self._view.apps()}
+        if not known:
+            return set()  # that there should be no app at all is more than one listing can prove
         idle = {
             lease.app
             for lease in self._records.book.leases()

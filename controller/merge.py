@@ -148,7 +148,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from mooring.controller.entry import NEVER, Checks, Entry, Fact, Order, Unlisted, Vanished
+from mooring.controller.entry import Checks, Entry, Fact, Order, Unlisted, Vanished
 from mooring.controller.events import AppTerminated, HealthReported, InstanceReported, TaskReported
 from mooring.core.model import Health, HostName, Instance, State
 
@@ -201,17 +201,18 @@ def _begin(known: Entry, instance: Instance, order: Order, at: float) -> tuple[E
         if ahead in _UNDER_WAY and instance.state is not State.DEAD:
             instance = _told(instance, ahead)
     # Without a stamp, no verdict can be told to be about this incarnation.
-    verdict_order = known.verdict_order if order[1] else NEVER
+    verdict, verdict_order = known.verdict if order[1] else Health.UNKNOWN, known.verdict_order
     # A verdict from after the end of the incarnation before, or that end was missed: which is it about?
     missed = known.ended < known.instance.incarnation
-    doubtful = bool(verdict_order[1]) and verdict_order < order and (missed or known.order < verdict_order)
+    doubtful = verdict is not Health.UNKNOWN and verdict_order < order
+    doubtful = doubtful and bool(verdict_order[1]) and (missed or known.order < verdict_order)
     entry = replace(
         known,
         instance=instance,
         touched=at,
         order=newest,
         born=order,
-        verdict_order=verdict_order,
+        verdict=verdict,
         evidence=evidence,
         absent_since=None,
         expected=False,
@@ -265,9 +266,10 @@ def _dated(known: Entry, order: Order) -> tuple[Entry, bool]:
         return _shown(replace(known, born=order)), False
     # A listing began the incarnation: a verdict from before this first report may be about another one.
     verdict_order = known.verdict_order
+    if known.verdict is Health.UNKNOWN:
+        return replace(known, born=order), False
     if not verdict_order[1]:
-        listed = verdict_order >= known.born
-        return (known if listed else replace(known, born=order)), False
+        return known, False
     return replace(known, born=min(verdict_order, order)), verdict_order < order
 
 

@@ -1,6 +1,6 @@
 """The REST side of Marathon: complete listings, and one app's listing.
 
-A snapshot counts only if it shows one Marathon: the framework id and the leader are asked before and
+A listing counts only if it shows one Marathon, ours: the framework id and the leader are asked before and
 after, and if either changed in between, or the framework is not the one we first saw, it is thrown away.
 So is a reply of the wrong type, a truncated one, and anything that does not decode.  What is thrown away
 raises `Retryable`, or `OtherCluster` if waiting cannot help; it never becomes an empty listing.
@@ -13,7 +13,8 @@ Any endpoint will do, because standbys proxy to the leader.  The one that answer
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import TracebackType
@@ -32,6 +33,7 @@ from mooring.core.model import AppId, InstanceId
 
 _Reply = TypeVar("_Reply")
 _READ_SIZE = 256 * 1024
+_AT_ONCE = 8  # listings of single apps
 _CONNECT_S = 3.0  # the look-up of the name and TLS included
 
 
@@ -41,6 +43,7 @@ class OtherCluster(Refused):
 
 class _Info(msgspec.Struct, rename="camel"):
     framework_id: str | None = None
+    leader: str | None = None
     version: str = ""
 
 
@@ -89,27 +92,57 @@ class Marathon:
     async def identity(self) -> Identity:
         """Who answers. Raises `Retryable`; does not judge whether it is the right one."""
         info = _decode(_Info, await self._get("/v2/info"), "/v2/info")
-        leader = _decode(_Leader, await self._get("/v2/leader"), "/v2/leader").leader
+        leader = info.leader or _decode(_Leader, await self._get("/v2/leader"), "/v2/leader").leader
         if not info.framework_id:
             raise Retryable("/v2/info: Marathon is not registered with Mesos yet")
         return Identity(info.framework_id, leader, info.version)
 
-    async def snapshot(self) -> Snapshot:
-        """Everything Marathon runs. Raises `Retryable`, or `OtherCluster`."""
-        begun = self._clock.monotonic()
-        before = await self.identity()
-        self._must_be_ours(before)
-        apps = await self._listings(begun)
-        pods = await self._pods()
+    async def _ours(self) -> Identity:
+        """Who answers, if it is the Marathon that this daemon follows."""
+        found = await self.identity()
+        if self.framework not in (None, found.framework):
+            raise OtherCluster(
+                f"{self._endpoints[0]} serves framework {found.framework}, but this daemon follows "
+                f"{self.framework}; correct the endpoints, or start with an empty store"
+            )
+        return found
+
+    async def _must_still_be(self, before: Identity) -> None:
         after = await self.identity()
         if after != before:
             raise Retryable(f"Marathon changed while it was read: {before} became {after}")
+
+    async def snapshot(self) -> Snapshot:
+        """Everything Marathon runs. Raises `Retryable`, or `OtherCluster`."""
+        begun = self._clock.monotonic()
+        before = await self._ours()
+        apps = await self._listings(begun)
+        pods = await self._pods()
+        await self._must_still_be(before)
         self.framework = before.framework
         by_id = {listing.id: listing for listing in apps}
         return Snapshot(begun, by_id, dict(pods), before.framework, before.leader)
 
-    async def app(self, id: AppId) -> AppListing:
-        """One app and its instances; `app` None if Marathon has no such app. Raises `Retryable`."""
+    async def apps(self, ids: Iterable[AppId]) -> dict[AppId, AppListing | Retryable]:
+        """Some apps and their instances, or why there is no listing of one. Raises as `snapshot` does.
+
+        `AppListing.app` is None if Marathon has no such app.
+        """
+        before = await self._ours()
+        turns = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(id: AppId) -> tuple[AppId, AppListing | Retryable]:
+            async with turns:
+                try:
+                    return id, await self._app(id)
+                except Retryable as error:
+                    return id, error
+
+        listings = dict(await asyncio.gather(*map(one, ids)))
+        await self._must_still_be(before)
+        return listings
+
+    async def _app(self, id: AppId) -> AppListing:
         begun = self._clock.monotonic()
         body = await self._get(f"/v2/apps{id}?embed=app.tasks", absent=b"")
         if not body:
@@ -140,13 +173,6 @@ class Marathon:
             return pods
 
         return await self._ask(path, read, absent=[])  # before 1.4 there are none
-
-    def _must_be_ours(self, found: Identity) -> None:
-        if self.framework not in (None, found.framework):
-            raise OtherCluster(
-                f"{self._endpoints[0]} serves framework {found.framework}, but this daemon follows "
-                f"{self.framework}; correct the endpoints, or start with an empty store"
-            )
 
     async def _get(self, path: str, absent: bytes | None = None) -> bytes:
         return await self._ask(path, ClientResponse.read, absent)

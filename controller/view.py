@@ -217,7 +217,8 @@ class View:
         for _ in self._merge_listing(listing, dirty):
             pass
         if not self._merging:
-            self._judge(now, dirty)
+            for _ in self._judge(now, dirty):
+                pass
         return dirty
 
     def apply_snapshot(self, snapshot: Snapshot, now: float) -> Dirty:
@@ -231,20 +232,18 @@ class View:
         """Merge a complete listing in steps; yields what each of them changed.
 
         Between two steps the view may be read and anything else be merged into it, except another snapshot.
-        `complete` is set and the brake is judged with the last step.  Abandoned before it, the view keeps
-        what was merged, each part of which is true, and judges nothing: a snapshot is due again.
+        The brake is judged when all is merged; `complete` is set with the last step.  Abandoned earlier, the
+        view keeps what was merged, each part of which is true, and judges no more: a snapshot is due again.
         """
         assert not self._merging, "one snapshot at a time: the one before has not ended"
         self._merging = True
         dirty, load = Dirty(), 0
         try:
-            for added in self._merge_parts(snapshot, dirty):
+            for added in self._merge_parts(snapshot, dirty, monotonic):
                 load += added
                 if load >= self._step:
                     load = 0
                     yield dirty.take()
-            self._now = monotonic()
-            self._judge(self._now, dirty, empty=_is_empty(snapshot))
         finally:
             self._merging = False
             self._confirmed.clear()
@@ -252,7 +251,7 @@ class View:
         self.complete = True
         yield dirty
 
-    def _merge_parts(self, snapshot: Snapshot, dirty: Dirty) -> Iterator[int]:
+    def _merge_parts(self, snapshot: Snapshot, dirty: Dirty, monotonic: Callable[[], float]) -> Iterator[int]:
         """Merge the parts of a snapshot; yields, after each small piece, how much work it was."""
         begun = snapshot.begun
         self._apps.list_pods(snapshot.pods, begun)
@@ -267,6 +266,8 @@ class View:
                 yield _APP_LOAD
                 lacking = AppListing(app, None, (), begun)
                 yield from self._merge_listing(lacking, dirty, in_pods, empty=_is_empty(snapshot))
+        self._now = monotonic()
+        yield from self._judge(self._now, dirty, empty=_is_empty(snapshot))
 
     def _merge_listing(
         self, listing: AppListing, dirty: Dirty, in_pods: Container[InstanceId] = (), *, empty: bool = False
@@ -301,12 +302,13 @@ class View:
                 self._merge_known(id, checks, begun, dirty)
                 dirty.keys.add(id)
                 yield
+        listed = set()
         for instance in listing.instances:
             self._merge(self._entry(instance.id, instance.app), instance, begun, dirty)
+            listed.add(instance.id)
             yield
         deleted = listing.app is None and self._apps.is_leaving(listing.id)
         unlisted = _EXPECTED if deleted else _UNLISTED
-        listed = {instance.id for instance in listing.instances}
         for id in list(self._index.members(listing.id)):
             if id not in listed and id not in in_pods:
                 entry = self._merge_known(id, unlisted, begun, dirty)
@@ -314,18 +316,19 @@ class View:
                     self._confirmed[id] = begun
                 yield
 
-    def _judge(self, now: float, dirty: Dirty, *, empty: bool = False) -> None:
-        """Put the brake on or off; what it does not hold, and two listings lack, is gone."""
+    def _judge(self, now: float, dirty: Dirty, *, empty: bool = False) -> Iterator[int]:
+        """Put the brake on or off; what it does not hold, and two listings lack, is gone, one by one."""
         index = self._index
         absence = Absence(len(index.held), len(index.absent), index.living, len(self._apps.held), empty)
         self._brake = judge(self._brake, absence, self._limits, now)
         if self._brake is not None:
             index.hold()
-        for id, begun in self._confirmed.items():
+        agreed, self._confirmed = self._confirmed, {}
+        for id, begun in agreed.items():
             entry = index.get(id)
             if entry is not None and id not in index.held and confirmed(entry, begun, self._confirm_s):
                 self._merge(entry, _VANISHED, now, dirty)
-        self._confirmed.clear()
+                yield 1
 
     # -- entries
 

@@ -11,14 +11,14 @@ Three things happen here, all of them through `mark`, so there is one way from a
 A snapshot of a large Marathon is merged in small steps, between which events are merged and workers run, and
 nothing asks Marathon more than a part of the time: what follows a listing rests in proportion to what
 the listing took.  A listing that cannot be had is tried again with jitter; the reason shows in readiness
-until it can.
+until it can.  From another cluster's Marathon neither listings nor events are taken.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Protocol
 from zlib import crc32
@@ -27,9 +27,9 @@ import structlog
 
 from mooring.cext import Frame
 from mooring.controller.events import Event, Intake
-from mooring.controller.listing import Snapshot
+from mooring.controller.listing import AppListing, Snapshot
 from mooring.controller.queue import Priority, WorkQueue
-from mooring.controller.snapshot import Marathon
+from mooring.controller.snapshot import Marathon, OtherCluster
 from mooring.controller.view import Dirty, View
 from mooring.core.clock import Clock, full_jitter
 from mooring.core.errors import Refused, Retryable
@@ -39,7 +39,6 @@ log = structlog.get_logger(__name__)
 
 REFRESH_WINDOW_S = 0.03  # events of one deployment step come together
 _MANY_APPS = 20  # more than these, and more than a tenth of all, are cheaper in one snapshot
-_AT_ONCE = 8  # single listings
 _RETRY_S, _RETRY_CAP_S = 0.25, 8.0
 _GAP_S = 0.5  # between two snapshots, so that a stream full of rubbish does not become a load on Marathon
 _REST, _REST_CAP_S = 2.0, 10.0  # times what the last listing took
@@ -99,6 +98,7 @@ class Watch:
         self.snapshot_at: float | None = None  # monotonic seconds
         self.snapshots = 0  # that have been merged
         self._brake: str | None = None  # the reason that was logged last
+        self._foreign = False  # whom we hear is another cluster, whose events are none of ours
         self.snapshot_problem = ""
         self.last_event_at: float | None = None  # Unix seconds
 
@@ -111,7 +111,8 @@ class Watch:
 
     def event(self, frame: Frame) -> None:
         self.last_event_at = self._clock.now()
-        self.intake.take(frame)
+        if not self._foreign:
+            self.intake.take(frame)
 
     def lost(self, reason: str) -> None:
         self._snapshot_due.set()
@@ -144,6 +145,7 @@ class Watch:
                 snapshot = await self._newest_snapshot()
             except (Retryable, Refused) as error:
                 self.snapshot_problem = str(error)
+                self._foreign = isinstance(error, OtherCluster)
                 self._snapshot_ended("discarded" if isinstance(error, Refused) else "failed")
                 log.warning("no snapshot", reason=str(error))
                 await self._sleep_until_attached(full_jitter(_RETRY_S, attempt, _RETRY_CAP_S, self._chance))
@@ -152,6 +154,7 @@ class Watch:
                 continue
             attempt = 0
             self.snapshot_problem = ""
+            self._foreign = False
             await self._merge(snapshot)
             await self._clock.sleep(_GAP_S)
             await self._sleep_until_attached(self._rest_after(asked))
@@ -228,19 +231,21 @@ class Watch:
                 self._snapshot_due.set()
                 continue
             asked = self._clock.monotonic()
-            turns = asyncio.Semaphore(_AT_ONCE)
-            await asyncio.gather(*(self._refresh(app, turns) for app in sorted(apps)))
+            await self._refresh(sorted(apps))
             rests_until = self._clock.monotonic() + self._rest_after(asked)
 
-    async def _refresh(self, app: AppId, turns: asyncio.Semaphore) -> None:
+    async def _refresh(self, apps: Sequence[AppId]) -> None:
+        listings: Mapping[AppId, AppListing | Retryable | Refused]
         try:
-            async with turns:
-                listing = await self._marathon.app(app)
+            listings = await self._marathon.apps(apps)
         except (Retryable, Refused) as error:
-            log.warning("no listing of an app", app=app, reason=str(error))
-            self._snapshot_due.set()
-            return
-        self.mark(self._view.apply_app(listing, self._clock.monotonic()))
+            listings = dict.fromkeys(apps, error)
+        for app, listing in listings.items():
+            if isinstance(listing, AppListing):
+                self.mark(self._view.apply_app(listing, self._clock.monotonic()))
+            else:
+                log.warning("no listing of an app", app=app, reason=str(listing))
+                self._snapshot_due.set()
 
     # -- into the queue
 

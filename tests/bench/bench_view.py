@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import json
 import mmap
 import socket
-import struct
 import sys
 import tempfile
 import time
@@ -49,7 +49,7 @@ class Daemon:
     log: Path
     portal: str
     started: float
-    merged: mmap.mmap
+    merged: ctypes.c_uint64
 
     async def until_logged(self, event: str) -> float:
         """Seconds from the start to that log line, which is looked for every 5 ms."""
@@ -63,7 +63,7 @@ class Daemon:
 
     def behind(self, sent: int) -> int:
         """Events sent and not merged yet."""
-        return sent - int(struct.unpack_from("<Q", self.merged)[0])
+        return sent - self.merged.value
 
     def peak_rss_mb(self) -> float:
         """The most memory it ever had resident."""
@@ -89,7 +89,7 @@ async def daemon_of(marathon: SyntheticMarathon) -> AsyncIterator[Daemon]:
         port = _free_port()
         config = _configuration(directory, marathon.url, port)
         with counter.open("r+b") as file:
-            shared = mmap.mmap(file.fileno(), 8)
+            shared = ctypes.c_uint64.from_buffer(mmap.mmap(file.fileno(), 8))
         log = directory / "log"
         started = time.monotonic()
         with log.open("wb") as stderr:

@@ -9,8 +9,8 @@ merged stands in the first eight bytes of the file COUNTER at every moment, for 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import mmap
-import struct
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,15 +52,12 @@ def stalled(build: Any) -> Any:
 def count_into(path: Path) -> None:
     """From now on every merged event is counted there."""
     file = path.open("r+b")
-    shared = mmap.mmap(file.fileno(), 8)
+    merged = ctypes.c_uint64.from_buffer(mmap.mmap(file.fileno(), 8))  # read and written in one piece
     merge = watch.Watch._merge_event
-    merged = 0
 
     def counted(self: watch.Watch, event: Event) -> None:
-        nonlocal merged
         merge(self, event)
-        merged += 1
-        struct.pack_into("<Q", shared, 0, merged)
+        merged.value += 1
 
     watch.Watch._merge_event = counted  # type: ignore[method-assign]
 

@@ -7,7 +7,7 @@ and is done even if the sender has died meanwhile.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from mooring.controller.listing import AppListing, Snapshot, read_app, read_apps
@@ -166,7 +166,16 @@ class Rest:
         self.framework = world.marathon.framework
         return Snapshot(begun, read_apps(body, begun), {}, self.framework, "leader")
 
-    async def app(self, id: AppId) -> AppListing:
+    async def apps(self, ids: Iterable[AppId]) -> dict[AppId, AppListing | Retryable]:
+        return dict(await asyncio.gather(*map(self._app_or_error, ids)))
+
+    async def _app_or_error(self, id: AppId) -> tuple[AppId, AppListing | Retryable]:
+        try:
+            return id, await self._app(id)
+        except Retryable as error:
+            return id, error
+
+    async def _app(self, id: AppId) -> AppListing:
         world = self._life.world
         begun = world.clock.monotonic()
         body = await self._ask(lambda: world.marathon.app_json(id))

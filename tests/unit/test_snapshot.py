@@ -13,6 +13,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from mooring.controller.access import Access
+from mooring.controller.listing import AppListing
 from mooring.controller.snapshot import Marathon, OtherCluster
 from mooring.core.clock import SystemClock
 from mooring.core.errors import Retryable
@@ -88,11 +89,14 @@ async def test_a_snapshot(fake: Fake, marathon: Marathon) -> None:
 
 
 async def test_one_app(fake: Fake, marathon: Marathon) -> None:
-    listing = await marathon.app(API)
+    none = AppId("/prod/none")
+    listings = await marathon.apps([API, none])
+    listing, absent = listings[API], listings[none]
+    assert isinstance(listing, AppListing)
+    assert isinstance(absent, AppListing)
     assert listing.app is not None
     assert (listing.id, len(listing.instances)) == (API, 3)
     assert listing.instances[0].host == HostName("agent-04.dc1.example.net")
-    absent = await marathon.app(AppId("/prod/none"))
     assert (absent.id, absent.app, absent.instances) == ("/prod/none", None, ())
     assert absent.begun > 0
 
@@ -168,6 +172,36 @@ async def test_another_cluster_is_refused_until_told_otherwise(fake: Fake, marat
     assert (await marathon.snapshot()).framework == "f-2"
 
 
+async def test_another_clusters_word_on_single_apps_does_not_count(fake: Fake, marathon: Marathon) -> None:
+    await marathon.snapshot()
+    fake.framework = "f-2"
+    with pytest.raises(OtherCluster):
+        await marathon.apps([AppId("/prod/none")])
+    fake.framework = "f-1"
+
+    def gone() -> web.Response:
+        fake.framework = "f-2"
+        return web.json_response({"message": "no such app"}, status=404)
+
+    fake.answers["/v2/apps/prod/web/api"] = gone
+    with pytest.raises(Retryable, match="changed while it was read"):
+        await marathon.apps([API])
+
+
+async def test_one_app_that_cannot_be_listed_spoils_no_other(fake: Fake, marathon: Marathon) -> None:
+    fake.answers["/v2/apps/torn"] = lambda: web.Response(body=b"{", content_type="application/json")
+    listings = await marathon.apps([AppId("/torn"), API])
+    assert isinstance(listings[AppId("/torn")], Retryable)
+    assert isinstance(listings[API], AppListing)
+
+
+async def test_the_leader_is_not_asked_for_again_where_info_names_it(fake: Fake, marathon: Marathon) -> None:
+    info = {"frameworkId": "f-1", "leader": "m2:8080", "version": "1.11.24"}
+    fake.answers["/v2/info"] = lambda: web.json_response(info)
+    assert (await marathon.snapshot()).leader == "m2:8080"
+    assert "/v2/leader" not in fake.asked
+
+
 async def test_the_next_endpoint_is_asked_and_remembered(fake: Fake) -> None:
     access = Access(("http://127.0.0.1:1", fake.url), user="u", password="p")
     async with Marathon(access, SystemClock(), timeout_s=2) as marathon:
@@ -194,4 +228,4 @@ async def test_a_reply_that_never_comes(fake: Fake) -> None:
         access = Access((str(server.make_url("")),))
         async with Marathon(access, SystemClock(), timeout_s=0.2) as marathon:
             with pytest.raises(Retryable, match=r"no complete reply in 0\.2 s"):
-                await marathon.app(API)
+                await marathon.apps([API])

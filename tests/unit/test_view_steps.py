@@ -71,6 +71,14 @@ def test_a_step_is_bounded_however_the_instances_are_spread() -> None:
     assert len(steps) > 300 * 11 / 210 + 2000 / 200
 
 
+def test_absences_that_two_listings_agree_on_are_ended_in_steps_too() -> None:
+    view = View(step=200, brake_least=10_000)
+    for begun in (10, 20, 90):
+        steps = [len(step.keys) for step in begin(view, *(some(A, 2000) if begun == 10 else ()), begun=begun)]
+    assert sum(steps) == 2000
+    assert max(steps) <= 200
+
+
 def test_steps_add_up_to_the_whole() -> None:
     listed = [*some(A, 3, state=S.KILLING), *some(B, 5, n=2)]
     at_once, in_steps = known_view(), known_view()

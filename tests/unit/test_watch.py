@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from mooring.cext import Frame
 from mooring.controller.events import AppsChanged, TaskReported
 from mooring.controller.listing import AppListing, Snapshot
 from mooring.controller.queue import Priority, WorkQueue
+from mooring.controller.snapshot import OtherCluster
 from mooring.controller.view import View
 from mooring.controller.watch import Watch
 from mooring.core.clock import SystemClock
@@ -34,38 +36,34 @@ def instance(app: AppId, number: int) -> Instance:
 
 
 class ScriptedMarathon:
-    """Answers with what is in `apps`; counts what it was asked."""
+    """Answers with what is in `listed`; counts what it was asked."""
 
     def __init__(self, apps: int, instances: int) -> None:
         self.framework = "f"
-        self.apps = {app_of(n): [instance(app_of(n), m) for m in range(instances)] for n in range(apps)}
+        self.listed = {app_of(n): [instance(app_of(n), m) for m in range(instances)] for n in range(apps)}
         self.snapshots = 0
         self.asked: list[AppId] = []
         self.answer: Callable[[], Any] = lambda: None  # awaited before each reply, if it returns something
-        self.at_once = self.most_at_once = 0
 
     async def snapshot(self) -> Snapshot:
         self.snapshots += 1
         begun = CLOCK.monotonic()
         await self._think()
-        return Snapshot(begun, {id: self._listing(id, begun) for id in self.apps})
+        return Snapshot(begun, {id: self._listing(id, begun) for id in self.listed})
 
-    async def app(self, id: AppId) -> AppListing:
-        self.asked.append(id)
-        self.at_once += 1
-        self.most_at_once = max(self.most_at_once, self.at_once)
+    async def apps(self, ids: Iterable[AppId]) -> dict[AppId, AppListing]:
+        asked = list(ids)
+        self.asked += asked
         begun = CLOCK.monotonic()
-        await asyncio.sleep(0)
         await self._think()
-        self.at_once -= 1
-        return self._listing(id, begun)
+        return {id: self._listing(id, begun) for id in asked}
 
     async def _think(self) -> None:
         if (thought := self.answer()) is not None:
             await thought
 
     def _listing(self, id: AppId, begun: float) -> AppListing:
-        return AppListing(id, App(id, len(self.apps[id]), {}), tuple(self.apps[id]), begun)
+        return AppListing(id, App(id, len(self.listed[id]), {}), tuple(self.listed[id]), begun)
 
 
 class LongestWaits(random.Random):
@@ -174,20 +172,19 @@ async def test_everything_is_looked_at_again_within_sixteen_snapshots() -> None:
 async def test_what_a_snapshot_changed_goes_before_what_it_only_repeats() -> None:
     async with standing(apps=2, instances=2) as stand:
         stand.take_all()
-        stand.marathon.apps[app_of(1)].append(instance(app_of(1), 9))
+        stand.marathon.listed[app_of(1)].append(instance(app_of(1), 9))
         await stand.snapshot()
         assert stand.queue.depth(Priority.LIVE) == 1
         assert stand.queue.depth(Priority.RESYNC) == 4
 
 
-async def test_unclear_apps_are_asked_for_singly_and_not_all_at_once() -> None:
+async def test_unclear_apps_are_asked_for_singly() -> None:
     async with standing(apps=300, instances=1) as stand:
         snapshots = stand.marathon.snapshots
         for number in range(25):  # fewer than a tenth of all
             stand.watch.mark(stand.view.apply_event(AppsChanged((app_of(number),)), CLOCK.monotonic()))
         await stand.until(lambda: len(stand.marathon.asked) == 25)
         assert stand.marathon.snapshots == snapshots
-        assert stand.marathon.most_at_once <= 8
 
 
 async def test_too_many_unclear_apps_are_one_snapshot() -> None:
@@ -250,9 +247,29 @@ async def test_the_pause_after_a_failed_listing_ends_at_an_attachment() -> None:
             await stand.until(lambda: stand.watch.snapshots > merged)
 
 
+async def test_another_clusters_events_are_not_taken_until_ours_is_back() -> None:
+    async with standing() as stand:
+
+        def refuse() -> None:
+            raise OtherCluster("another framework")
+
+        app, new = app_of(0), "a0.instance-5f0f6aab-9c2e-11ea-bb37-7085c2d4e601"
+        body = f'{{"taskId":"{new}._app.1","taskStatus":"TASK_RUNNING","appId":"{app}","host":"h1"}}'
+        event = Frame("status_update_event", body.encode())
+        stand.marathon.answer = refuse
+        stand.watch.attached()
+        await stand.until(lambda: stand.watch.snapshot_problem == "another framework")
+        stand.watch.event(event)
+        assert stand.view.instance(InstanceId(new)) is None
+        stand.marathon.answer = lambda: None
+        await stand.snapshot()
+        stand.watch.event(event)
+        assert stand.view.instance(InstanceId(new)) is not None
+
+
 async def test_an_event_between_two_steps_of_a_snapshot_wins() -> None:
     async with standing(apps=400, instances=2) as stand:
-        late = stand.marathon.apps[app_of(399)][0]
+        late = stand.marathon.listed[app_of(399)][0]
         ended = TaskReported(late.id, 1, late.task, late.app, State.DEAD, late.host, (), "", "t")
         stand.watch.attached()
         await stand.until(lambda: stand.view._merging)
@@ -265,12 +282,12 @@ async def test_an_event_between_two_steps_of_a_snapshot_wins() -> None:
 
 async def test_the_brake_is_logged_when_it_goes_on_and_off_and_not_in_between() -> None:
     async with standing(apps=5, instances=4) as stand:
-        whole = dict(stand.marathon.apps)
+        whole = dict(stand.marathon.listed)
         with capture_logs() as lines:
-            stand.marathon.apps.clear()
+            stand.marathon.listed.clear()
             for _ in range(3):
                 await stand.snapshot()
-            stand.marathon.apps.update(whole)
+            stand.marathon.listed.update(whole)
             await stand.snapshot()
         said = [line for line in lines if line["event"].startswith("brake")]
         assert [line["event"] for line in said] == ["brake is on", "brake is off"]
