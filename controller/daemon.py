@@ -127,7 +127,7 @@ async def _build(settings: Settings, observe: bool, stack: AsyncExitStack) -> tu
     silent = ground.found.silent
     log.info("ground laid", epoch=hosts.epoch, adopted=adopted, silent=silent, observe=observe)
     pace = Pace(silence_s=settings.marathon.silence_s)
-    engine.reader = StreamReader(access, engine.watch, clock, chance, pace=pace)
+    engine.condition.reader = StreamReader(access, engine.watch, clock, chance, pace=pace)
     return engine, ground
 
 
@@ -196,10 +196,10 @@ async def _open_doors(settings: Settings, engine: Engine, turns: Turns, stack: A
 
 async def _work_until(stop: asyncio.Event, engine: Engine, ground: Ground) -> None:
     """Steps 4 to 6."""
-    assert engine.reader is not None
+    assert engine.condition.reader is not None
     tasks = [
         asyncio.create_task(stop.wait(), name="signal"),
-        asyncio.create_task(engine.reader.run(), name="stream"),
+        asyncio.create_task(engine.condition.reader.run(), name="stream"),
         asyncio.create_task(engine.watch.run(), name="watch"),
         asyncio.create_task(engine.work(), name="workers"),
         asyncio.create_task(engine.janitor.run(), name="janitor"),

@@ -1,20 +1,21 @@
 """The engine: view, queue, workers and handlers, put together over any store, sinks and Marathon.
 
-The daemon builds it over the real ones, a simulation over twins and a virtual clock.  It implements the two
-commands that change what it does (`pause`, `resume`) and answers the read model's questions about itself.
+The daemon builds it over the real ones, a simulation over twins and a virtual clock.  It implements the
+commands that change what it does (`pause`, `resume`, `release_brake`).
 """
 
 from __future__ import annotations
 
 import gc
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import structlog
 
 from mooring.controller.addresses import HostAddresses
 from mooring.controller.claims import Claims
+from mooring.controller.condition import Badge, Condition
 from mooring.controller.decide import Decision, decide
 from mooring.controller.janitor import Janitor
 from mooring.controller.latency import Latency
@@ -23,8 +24,6 @@ from mooring.controller.reconcile import Reconciler, Surroundings, is_member
 from mooring.controller.report import Report
 from mooring.controller.settings import Settings
 from mooring.controller.snapshot import Marathon
-from mooring.controller.stream import StreamReader
-from mooring.controller.version import version
 from mooring.controller.view import View
 from mooring.controller.watch import Watch
 from mooring.controller.workers import Workers
@@ -44,7 +43,7 @@ from mooring.core.model import (
     PoolName,
     State,
 )
-from mooring.core.readmodel import EVERYTHING, Overview, Vitals
+from mooring.core.readmodel import EVERYTHING
 from mooring.core.sink import Sink
 from mooring.core.specs import MemberSpec
 from mooring.core.store import PutFlag
@@ -84,10 +83,8 @@ class Engine:
         self.records = records
         self.clock = outside.clock
         self.metrics = outside.metrics
-        self.reader: StreamReader | None = None
         self._outside = outside
-        marathon = settings.marathon
-        self.view = View(absence_confirm_s=marathon.absence_confirm_s)
+        self.view = View(absence_confirm_s=settings.marathon.absence_confirm_s)
         self.claims = Claims(rules_of(settings, records.book.pools), records.all(), self._claim_changed)
         self.latency = Latency(self.clock, self.metrics.applied, self.metrics.sink_answered)
         self.queue: WorkQueue[BindingId] = WorkQueue(
@@ -109,32 +106,32 @@ class Engine:
             self.is_paused,
             self._reconciled,
         )
-        self.watch = Watch(
+        self.watch = self._make_watch()
+        self.janitor = Janitor(records, self.view, self.clock, self.claims.apps, self.claims.forget)
+        badge = Badge(settings.owner, outside.epoch, settings.workers, outside.observe)
+        self.condition = Condition(
+            badge, self.clock, self.view, self.watch, self.queue, self.seats, self.paused
+        )
+        self.report = Report(
+            self.view, records, self.claims, self.reconciler, self.condition, tuple(self.batchers)
+        )
+        records.on_change = self._binding_changed
+        self.view.restore(_as_last_seen(binding) for binding in records.all() if not _is_left(binding))
+
+    def _make_watch(self) -> Watch:
+        return Watch(
             self.view,
-            outside.marathon,
+            self._outside.marathon,
             self.queue,
             self.clock,
-            outside.chance,
-            marathon.snapshot_every_s,
+            self._outside.chance,
+            self.settings.marathon.snapshot_every_s,
             heard=self.latency.heard,
-            stored_keys=lambda: [binding.id for binding in records.all()],
+            stored_keys=lambda: [binding.id for binding in self.records.all()],
             in_step=self._in_step,
             readers=self.claims,
             snapshot_ended=self.metrics.snapshot_taken,
         )
-        self.janitor = Janitor(records, self.view, self.clock, self.claims.apps, self.claims.forget)
-        self.report = Report(
-            self.view,
-            records,
-            self.claims,
-            self.reconciler,
-            self.overview,
-            self.readiness,
-            self.vitals,
-            tuple(self.batchers),
-        )
-        records.on_change = self._binding_changed
-        self.view.restore(_as_last_seen(binding) for binding in records.all() if not _is_left(binding))
 
     def _make_reconciler(self) -> Reconciler:
         wiring = {pool.name: _wiring(pool.name, self.records.book.pools) for pool in self.records.book.pools}
@@ -251,66 +248,6 @@ class Engine:
             return binding.app
         instance = self.view.instance(InstanceId(key))
         return instance.app if instance else ""
-
-    # -- the read model's questions about the daemon itself
-
-    def overview(self) -> Overview:
-        age = self.watch.snapshot_at
-        attached_to = self.reader.attached_to if self.reader else None
-        problem = (self.reader.last_failure if self.reader else None) or "not attached yet"
-        return Overview(
-            version=version(),
-            epoch=self._outside.epoch,
-            owner=self.settings.owner,
-            observe=self._outside.observe,
-            paused=self.paused(),
-            brake=self.view.brake,
-            stream=f"attached to {attached_to}" if attached_to else problem,
-            snapshot_age_s=None if age is None else self.clock.monotonic() - age,
-        )
-
-    def readiness(self) -> Sequence[str]:
-        return [reason for reason in self._unready().values() if reason]
-
-    def _unready(self) -> Mapping[str, str]:
-        """For each part that can be in the way of relying on the daemon: why it is; "" if it is not."""
-        attached = self.reader is not None and self.reader.is_attached
-        problem, brake, closed = self.watch.snapshot_problem, self.view.brake, self.seats.closed
-        return {
-            "view": "" if self.view.complete else "no complete listing of Marathon yet",
-            "stream": "" if attached else f"event stream: {self.overview().stream}",
-            "snapshot": f"snapshot: {problem}" if problem else "",
-            "brake": f"brake: {brake}" if brake else "",
-            "rebuild": f"no address is given out: {closed}" if closed else "",
-        }
-
-    def vitals(self, unsettled: Mapping[str, int]) -> Vitals:
-        intake = self.watch.intake
-        return Vitals(
-            workers=self.settings.workers,
-            queue_depth=self.queue.depth(),
-            running_s=self.queue.running_s(),
-            attached=self.reader is not None and self.reader.is_attached,
-            last_event_at=self.watch.last_event_at,
-            events={"decoded": dict(intake.decoded), "ignored": self._ignored()},
-            skipped=dict(intake.unreadable) | self._unread(),
-            unsettled=unsettled,
-            adds=self.queue.adds,
-            retries=self.queue.retries,
-            reconnects=max(0, self.reader.attachments - 1) if self.reader else 0,
-            behind=self.reader.behind if self.reader else 0,
-            max_behind=self.reader.max_behind if self.reader else 0,
-            held=len(self.view.held),
-            unready={part: reason != "" for part, reason in self._unready().items()},
-        )
-
-    def _ignored(self) -> Mapping[str, int]:
-        unasked = {"unasked": self.reader.unwanted} if self.reader else {}
-        return dict(self.watch.intake.ignored) | unasked
-
-    def _unread(self) -> dict[str, int]:
-        reader = self.reader
-        return {"oversized": reader.oversized, "overflow": reader.overflowed} if reader else {}
 
     # -- reactions
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from mooring.controller.claims import Claims
+from mooring.controller.condition import Condition
 from mooring.controller.reconcile import Reconciler
 from mooring.controller.view import View
 from mooring.core.model import Binding, BindingId, Instance, Lease, LeaseState, SinkName, SinkState, State
-from mooring.core.readmodel import InstanceRow, Overview, Phase, PoolRow, SinkRow, Vitals
+from mooring.core.readmodel import InstanceRow, Phase, PoolRow, SinkRow, Vitals
 from mooring.core.specs import (
     FilesSpec,
     ItemSpec,
@@ -32,19 +33,17 @@ class Report:
         records: Records,
         claims: Claims,
         reconciler: Reconciler,
-        overview: Callable[[], Overview],
-        readiness: Callable[[], Sequence[str]],
-        vitals: Callable[[Mapping[str, int]], Vitals],
+        condition: Condition,
         sinks: Collection[str],
     ) -> None:
-        """The three callables know the daemon's running parts; `vitals` is given the unsettled sinks."""
+        """`condition` knows the daemon's running parts; `sinks` are the configured ones."""
         self._view = view
         self._records = records
         self._claims = claims
         self._reconciler = reconciler
-        self.overview = overview
-        self.readiness = readiness
-        self._vitals = vitals
+        self.overview = condition.overview
+        self.readiness = condition.readiness
+        self._vitals = condition.vitals
         self._sinks = sinks
 
     def instances(self) -> Sequence[InstanceRow]:
