@@ -15,7 +15,7 @@ from mooring.controller.version import version
 from mooring.controller.view import View
 from mooring.controller.watch import Watch
 from mooring.core.clock import Clock
-from mooring.core.model import BindingId, Epoch
+from mooring.core.model import AppId, BindingId, Epoch
 from mooring.core.readmodel import Overview, Vitals
 from mooring.handlers.create import Seats
 
@@ -70,6 +70,10 @@ class Condition:
     def readiness(self) -> Sequence[str]:
         """Why the daemon is not to be relied on; empty: it is."""
         return [reason for reason in self._unready().values() if reason]
+
+    def unreadable(self) -> Mapping[AppId, str]:
+        """Apps that Marathon lists in a way we cannot read, and why."""
+        return self._watch.unreadable
 
     def vitals(self, unsettled: Mapping[str, int]) -> Vitals:
         """The numbers of a scrape; `unsettled` counts the bindings not in step by sink."""

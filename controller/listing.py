@@ -49,6 +49,7 @@ class Snapshot:
     pods: Mapping[AppId, frozenset[InstanceId]] = field(default_factory=dict)
     framework: str = ""
     leader: str = ""
+    unreadable: Mapping[AppId, str] = field(default_factory=dict)  # apps that are listed, and why not here
 
 
 _Name = Annotated[str, msgspec.Meta(min_length=1)]
@@ -119,6 +120,10 @@ class _HealthCheck(msgspec.Struct):
     pass
 
 
+class _Named(msgspec.Struct):
+    id: _Name
+
+
 class _AppFields(msgspec.Struct, rename="camel"):
     id: _Name
     instances: Annotated[int, msgspec.Meta(ge=0)] = 1
@@ -172,11 +177,17 @@ _ONE_APP = msgspec.json.Decoder(_OneApp)
 _ONE_LARGE_APP = msgspec.json.Decoder(_OneLargeApp)
 _PODS = msgspec.json.Decoder(list[_Pod])
 _POD = msgspec.json.Decoder(_Pod)
+_NAMED = msgspec.json.Decoder(_Named)
 
 
 def read_listed_app(element: bytes, begun: float) -> AppListing:
     """Decode one element of `/v2/apps?embed=apps.tasks`; raises `Retryable` on anything else."""
     return _listing(_decoded(_APP, element, _APPS_AT), begun)
+
+
+def read_listed_id(element: bytes) -> AppId:
+    """The id of an app of which nothing else could be read; raises `Retryable` if not even that can."""
+    return AppId(_decoded(_NAMED, element, _APPS_AT).id)
 
 
 def listed_app_steps(element: bytes, begun: float) -> Generator[None, None, AppListing]:

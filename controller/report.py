@@ -43,6 +43,7 @@ class Report:
         self._reconciler = reconciler
         self.overview = condition.overview
         self.readiness = condition.readiness
+        self._unreadable = condition.unreadable
         self._vitals = condition.vitals
         self._sinks = sinks
 
@@ -52,7 +53,8 @@ class Report:
         return sorted(rows, key=lambda row: (row.app, row.slot is None, row.slot or 0, row.instance))
 
     def refusals(self) -> Mapping[str, str]:
-        return {str(app): reason for app, reason in self._claims.refusals.items()}
+        refused = {**self._claims.refusals, **self._unreadable()}
+        return {str(app): reason for app, reason in refused.items()}
 
     def leases(self) -> Sequence[Lease]:
         return self._records.book.leases()

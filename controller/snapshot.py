@@ -3,7 +3,8 @@
 A listing counts only if it shows one Marathon, ours: the framework id and the leader are asked before and
 after, and if either changed in between, or the framework is not the one we first saw, it is thrown away.
 So is a reply of the wrong type, a truncated one, and anything that does not decode.  What is thrown away
-raises `Retryable`, or `OtherCluster` if waiting cannot help; it never becomes an empty listing.
+raises `Retryable`, or `OtherCluster` if waiting cannot help; it never becomes an empty listing.  One app that
+is listed in a way we cannot read is named as such and left as it was known; the others count.
 
 A listing of fifty thousand tasks is thirty megabytes.  It is never held as a whole: it is cut into its apps
 while it arrives, each is decoded by itself, and the event loop runs in between.
@@ -26,7 +27,14 @@ from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, T
 from mooring.cext import ArraySplitter
 from mooring.controller.access import Access
 from mooring.controller.breath import Breath
-from mooring.controller.listing import AppListing, Snapshot, app_steps, listed_app_steps, read_listed_pod
+from mooring.controller.listing import (
+    AppListing,
+    Snapshot,
+    app_steps,
+    listed_app_steps,
+    read_listed_id,
+    read_listed_pod,
+)
 from mooring.core.clock import Clock
 from mooring.core.errors import Refused, Retryable
 from mooring.core.model import AppId, InstanceId
@@ -116,12 +124,12 @@ class Marathon:
         """Everything Marathon runs. Raises `Retryable`, or `OtherCluster`."""
         begun = self._clock.monotonic()
         before = await self._ours()
-        apps = await self._listings(begun)
+        apps, unreadable = await self._listings(begun)
         pods = await self._pods()
         await self._must_still_be(before)
         self.framework = before.framework
         by_id = {listing.id: listing for listing in apps}
-        return Snapshot(begun, by_id, dict(pods), before.framework, before.leader)
+        return Snapshot(begun, by_id, dict(pods), before.framework, before.leader, unreadable)
 
     async def apps(self, ids: Iterable[AppId]) -> dict[AppId, AppListing | Retryable]:
         """Some apps and their instances, or why there is no listing of one. Raises as `snapshot` does.
@@ -149,15 +157,19 @@ class Marathon:
             return AppListing(id, None, (), begun)
         return await _breathing(app_steps(body, begun), Breath(self._clock))
 
-    async def _listings(self, begun: float) -> list[AppListing]:
+    async def _listings(self, begun: float) -> tuple[list[AppListing], dict[AppId, str]]:
+        """All apps, and those that are listed in a way that we cannot read, with the reason."""
         path = "/v2/apps?embed=apps.tasks"
         breath = Breath(self._clock)
 
-        async def read(response: ClientResponse) -> list[AppListing]:
-            return [
-                await _breathing(listed_app_steps(element, begun), breath)
-                async for element in _elements(response, "apps", path)
-            ]
+        async def read(response: ClientResponse) -> tuple[list[AppListing], dict[AppId, str]]:
+            listings, unreadable = [], {}
+            async for element in _elements(response, "apps", path):
+                try:
+                    listings.append(await _breathing(listed_app_steps(element, begun), breath))
+                except Retryable as error:
+                    unreadable[read_listed_id(element)] = str(error)
+            return listings, unreadable
 
         return await self._ask(path, read)
 

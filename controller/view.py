@@ -262,7 +262,7 @@ class View:
         known = dict.fromkeys((*self._index.apps(), *self._apps.ids()))
         self._apps.list_all(begun)
         for app in known:
-            if app not in snapshot.apps:
+            if app not in snapshot.apps and app not in snapshot.unreadable:
                 yield _APP_LOAD
                 lacking = AppListing(app, None, (), begun)
                 yield from self._merge_listing(lacking, dirty, in_pods, empty=_is_empty(snapshot))
@@ -358,4 +358,4 @@ class View:
 
 
 def _is_empty(snapshot: Snapshot) -> bool:
-    return not snapshot.apps and not snapshot.pods
+    return not snapshot.apps and not snapshot.pods and not snapshot.unreadable

@@ -100,6 +100,7 @@ class Watch:
         self._brake: str | None = None  # the reason that was logged last
         self._foreign = False  # whom we hear is another cluster, whose events are none of ours
         self.snapshot_problem = ""
+        self.unreadable: Mapping[AppId, str] = {}  # apps in the newest snapshot, and why they cannot be read
         self.last_event_at: float | None = None  # Unix seconds
 
     # -- the stream's listener
@@ -145,7 +146,7 @@ class Watch:
                 snapshot = await self._newest_snapshot()
             except (Retryable, Refused) as error:
                 self.snapshot_problem = str(error)
-                self._foreign = isinstance(error, OtherCluster)
+                self._foreign = self._foreign or isinstance(error, OtherCluster)
                 self._snapshot_ended("discarded" if isinstance(error, Refused) else "failed")
                 log.warning("no snapshot", reason=str(error))
                 await self._sleep_until_attached(full_jitter(_RETRY_S, attempt, _RETRY_CAP_S, self._chance))
@@ -195,6 +196,7 @@ class Watch:
             attached.cancel()
 
     async def _merge(self, snapshot: Snapshot) -> None:
+        self._note_unreadable(snapshot.unreadable)
         if self._readers is not None:
             self._readers.know(snapshot.apps)
         for dirty in self._view.merge_snapshot(snapshot, self._clock.monotonic):
@@ -208,6 +210,12 @@ class Watch:
         self.snapshots += 1
         self.complete.set()
         self._snapshot_ended("merged")
+
+    def _note_unreadable(self, unreadable: Mapping[AppId, str]) -> None:
+        for app, reason in unreadable.items():
+            if self.unreadable.get(app) != reason:
+                log.error("app unreadable; it is left as it was", app=app, reason=reason)
+        self.unreadable = unreadable
 
     async def _resync(self) -> None:
         keys = {BindingId(instance.id): None for instance in self._view.instances()}

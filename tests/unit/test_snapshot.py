@@ -195,6 +195,21 @@ async def test_one_app_that_cannot_be_listed_spoils_no_other(fake: Fake, maratho
     assert isinstance(listings[API], AppListing)
 
 
+async def test_an_app_that_cannot_be_read_is_named_and_the_others_count(
+    fake: Fake, marathon: Marathon
+) -> None:
+    apps = json.loads(APPS)["apps"]
+    apps[0]["instances"] = "three"
+    fake.answers["/v2/apps"] = lambda: web.json_response({"apps": apps})
+    snapshot = await marathon.snapshot()
+    assert set(snapshot.unreadable) == {API}
+    assert "instances" in snapshot.unreadable[API]
+    assert len(snapshot.apps) == len(apps) - 1
+    del apps[0]["id"]  # not even whose it is
+    with pytest.raises(Retryable, match="/v2/apps"):
+        await marathon.snapshot()
+
+
 async def test_the_leader_is_not_asked_for_again_where_info_names_it(fake: Fake, marathon: Marathon) -> None:
     info = {"frameworkId": "f-1", "leader": "m2:8080", "version": "1.11.24"}
     fake.answers["/v2/info"] = lambda: web.json_response(info)

@@ -41,6 +41,7 @@ class ScriptedMarathon:
     def __init__(self, apps: int, instances: int) -> None:
         self.framework = "f"
         self.listed = {app_of(n): [instance(app_of(n), m) for m in range(instances)] for n in range(apps)}
+        self.unreadable: dict[AppId, str] = {}
         self.snapshots = 0
         self.asked: list[AppId] = []
         self.answer: Callable[[], Any] = lambda: None  # awaited before each reply, if it returns something
@@ -49,7 +50,9 @@ class ScriptedMarathon:
         self.snapshots += 1
         begun = CLOCK.monotonic()
         await self._think()
-        return Snapshot(begun, {id: self._listing(id, begun) for id in self.listed})
+        readable = self.listed.keys() - self.unreadable.keys()
+        listings = {id: self._listing(id, begun) for id in sorted(readable)}
+        return Snapshot(begun, listings, unreadable=self.unreadable)
 
     async def apps(self, ids: Iterable[AppId]) -> dict[AppId, AppListing]:
         asked = list(ids)
@@ -265,6 +268,22 @@ async def test_another_clusters_events_are_not_taken_until_ours_is_back() -> Non
         await stand.snapshot()
         stand.watch.event(event)
         assert stand.view.instance(InstanceId(new)) is not None
+
+
+async def test_an_app_that_cannot_be_read_is_left_as_it_was_and_named() -> None:
+    async with standing(apps=2, instances=8) as stand:
+        torn = app_of(1)
+        stand.marathon.unreadable = {torn: "instances: expected int"}
+        with capture_logs() as lines:
+            for _ in range(3):
+                await stand.snapshot()
+        assert stand.watch.unreadable == {torn: "instances: expected int"}
+        assert [line["app"] for line in lines if line["event"].startswith("app unreadable")] == [torn]
+        assert len(stand.view.instances_of(torn)) == 8
+        assert (stand.view.brake, stand.view.held) == (None, frozenset())
+        stand.marathon.unreadable = {}
+        await stand.snapshot()
+        assert stand.watch.unreadable == {}
 
 
 async def test_an_event_between_two_steps_of_a_snapshot_wins() -> None:
