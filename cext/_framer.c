@@ -93,13 +93,15 @@ static void framer_dealloc(framer_object *self)
     native_release((PyObject *)self);
 }
 
-/* A new reference to the string of a type that nobody listed. */
+/* A new reference to the string of a type that nobody listed; NULL with an exception. */
 static PyObject *type_string(framer_object *self, sse_text type)
 {
     for (size_t i = 0; i < REMEMBERED && self->remembered[i] != NULL; i++) {
         Py_ssize_t length;
         const char *bytes = PyUnicode_AsUTF8AndSize(self->remembered[i], &length);
-        if (bytes != NULL && (size_t)length == type.length && memcmp(bytes, type.bytes, type.length) == 0)
+        if (bytes == NULL)
+            return NULL;
+        if ((size_t)length == type.length && memcmp(bytes, type.bytes, type.length) == 0)
             return Py_NewRef(self->remembered[i]);
     }
     PyObject *string = PyUnicode_DecodeUTF8(type.bytes, (Py_ssize_t)type.length, "replace");
@@ -140,7 +142,7 @@ static bool on_event(void *context, const sse_event *event)
         type = Py_NewRef(PyTuple_GET_ITEM(call->self->wanted, (Py_ssize_t)event->listed));
     else
         type = type_string(call->self, event->type);
-    PyObject *data = PyBytes_FromStringAndSize(event->data.bytes, (Py_ssize_t)event->data.length);
+    PyObject *data = type == NULL ? NULL : PyBytes_FromStringAndSize(event->data.bytes, (Py_ssize_t)event->data.length);
     return native_append(call->frames, make_frame(call->state, type, data));
 }
 

@@ -33,12 +33,18 @@ bool native_limit(PyTypeObject *type, PyObject *given, size_t *limit)
     return true;
 }
 
+bool native_idle(bool busy, const char *caller)
+{
+    if (busy)
+        PyErr_Format(PyExc_RuntimeError, "%s was called while feed was at work", caller);
+    return !busy;
+}
+
 PyObject *native_begin_feed(PyObject *data, Py_buffer *view, bool *busy)
 {
     if (PyObject_GetBuffer(data, view, PyBUF_SIMPLE) < 0)
         return NULL;
-    if (*busy) {
-        PyErr_SetString(PyExc_RuntimeError, "feed was called while it was at work");
+    if (!native_idle(*busy, "feed")) {
         PyBuffer_Release(view);
         return NULL;
     }
@@ -85,19 +91,22 @@ static int add_type(PyObject *module, PyType_Spec *spec)
     return failed;
 }
 
-/* Frame and DEFAULT_LIMIT come from Python, so that there is one of each. */
+/* Frame, ElementTooLong and DEFAULT_LIMIT come from Python, so that there is one of each. */
 static int read_shared(module_state *state)
 {
     PyObject *shared = PyImport_ImportModule("mooring.cext.frame");
     if (shared == NULL)
         return -1;
     PyObject *frame = PyObject_GetAttrString(shared, "Frame");
-    PyObject *limit = PyObject_GetAttrString(shared, "DEFAULT_LIMIT");
-    Py_DECREF(shared);
-    if (limit != NULL)
-        state->default_limit = PyLong_AsSsize_t(limit);
-    Py_XDECREF(limit);
     state->frame = (PyTypeObject *)frame; /* the module owns it from here on, whatever it is */
+    PyObject *limit = frame ? PyObject_GetAttrString(shared, "DEFAULT_LIMIT") : NULL;
+    if (limit != NULL) {
+        state->default_limit = PyLong_AsSsize_t(limit);
+        Py_DECREF(limit);
+    }
+    if (!PyErr_Occurred())
+        state->too_long = PyObject_GetAttrString(shared, "ElementTooLong");
+    Py_DECREF(shared);
     if (PyErr_Occurred())
         return -1;
     if (!PyType_Check(frame) || !PyType_IsSubtype(state->frame, &PyTuple_Type) ||
@@ -122,6 +131,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     module_state *state = PyModule_GetState(module);
     Py_VISIT(state->frame);
     Py_VISIT(state->message);
+    Py_VISIT(state->too_long);
     return 0;
 }
 
@@ -130,6 +140,7 @@ static int module_clear(PyObject *module)
     module_state *state = PyModule_GetState(module);
     Py_CLEAR(state->frame);
     Py_CLEAR(state->message);
+    Py_CLEAR(state->too_long);
     return 0;
 }
 

@@ -9,7 +9,8 @@
 
 typedef struct {
     PyTypeObject *frame;
-    PyObject *message; /* the type of an event that names none */
+    PyObject *message;  /* the type of an event that names none */
+    PyObject *too_long; /* the error for an element over the limit */
     Py_ssize_t default_limit;
 } module_state;
 
@@ -20,6 +21,9 @@ module_state *native_state(PyObject *self);
 
 /* Reads an argument `limit`; NULL: the default. False with an exception. */
 bool native_limit(PyTypeObject *type, PyObject *given, size_t *limit);
+
+/* False with an exception if a call of `feed` is at work on the machine: nothing else may touch it meanwhile. */
+bool native_idle(bool busy, const char *caller);
 
 /* Begins a call of `feed`: its list of results, with `view` open and `busy` set; NULL with an exception. */
 PyObject *native_begin_feed(PyObject *data, Py_buffer *view, bool *busy);

@@ -19,7 +19,7 @@ import sys
 from typing import Never, final
 
 from mooring.cext._arguments import as_bytes, checked_key, checked_limit
-from mooring.cext.frame import DEFAULT_LIMIT
+from mooring.cext.frame import DEFAULT_LIMIT, ElementTooLong
 
 _MAX_DEPTH = 512
 _SPACE = re.compile(rb"[ \t\r\n]*")
@@ -49,6 +49,7 @@ class ArraySplitter:
         self._subject = "JSON array" if key is None else f'JSON array "{key}"'
         self._limit = checked_limit(limit)
         self._error: str | None = None
+        self._error_type: type[ValueError] = ValueError
         self._state = self._before_document
         self._offset = 0  # of the piece being read
         self._open = bytearray()  # the brackets we are in
@@ -63,8 +64,8 @@ class ArraySplitter:
     def feed(self, data: bytes | bytearray | memoryview) -> list[bytes]:
         """Take the next piece and return the elements it completed, each without the white space around it.
 
-        Raises ValueError, naming the mistake and its offset; if elements were complete before the mistake,
-        they are returned and the next call raises.
+        Raises ValueError, naming the mistake and its offset, or the subclass `ElementTooLong`; if elements
+        were complete before the mistake, they are returned and the next call raises.
         """
         piece = as_bytes(data)
         self._raise_error()
@@ -92,7 +93,7 @@ class ArraySplitter:
 
     def _raise_error(self) -> None:
         if self._error is not None:
-            raise ValueError(self._error)
+            raise self._error_type(self._error)
 
     def _text(self, what: str, offset: int) -> str:
         return f"{self._subject}: {what} at byte {offset}"
@@ -266,6 +267,7 @@ class ArraySplitter:
 
     def _check_length(self, reached: int, last: int) -> None:
         if reached > last:
+            self._error_type = ElementTooLong
             self._refuse(f"an element is longer than {self._limit} bytes", last)
 
     def _rest_of_string(self, piece: bytes, at: int) -> int:

@@ -37,8 +37,8 @@ static PyObject *raise_mistake(splitter_object *self)
         return PyErr_Format(PyExc_ValueError, "%U: brackets are nested deeper than %d at byte %llu", self->subject,
                             ARRAY_MAX_DEPTH, at);
     if (core->mistake == ARRAY_ELEMENT_TOO_LONG)
-        return PyErr_Format(PyExc_ValueError, "%U: an element is longer than %zu bytes at byte %llu", self->subject,
-                            core->limit, at);
+        return PyErr_Format(native_state((PyObject *)self)->too_long,
+                            "%U: an element is longer than %zu bytes at byte %llu", self->subject, core->limit, at);
     return PyErr_Format(PyExc_ValueError, "%U: %s at byte %llu", self->subject, MISTAKES[core->mistake], at);
 }
 
@@ -122,6 +122,8 @@ static PyObject *splitter_feed(splitter_object *self, PyObject *data)
 
 static PyObject *splitter_close(splitter_object *self, PyObject *Py_UNUSED(ignored))
 {
+    if (!native_idle(self->busy, "close"))
+        return NULL;
     if (array_close(&self->core) != ARRAY_FINE)
         return raise_mistake(self);
     Py_RETURN_NONE;

@@ -1,10 +1,14 @@
-"""What every implementation shares: the type that a framer hands out, and the default bound on memory."""
+"""What every implementation shares: the type that a framer hands out, and the bound on memory."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 DEFAULT_LIMIT = 16 * 1024 * 1024  # bytes that one event, or one element of an array, may take
+
+
+class ElementTooLong(ValueError):
+    """An element takes more bytes than the splitter's limit: the one mistake that is not the document's."""
 
 
 class Frame(NamedTuple):

@@ -12,7 +12,9 @@ listing that was merged whole, the absences that nothing explains are judged tog
     on      none of those held,                                 judged anew, as if it had been off
     on      any of those held                                   on, for those that are newly absent, too
 
-Empty is a listing with neither apps nor pods.  The apps it lacks count as absent, too.
+Empty is a listing without apps, whatever pods there are: those come in an answer of their own.  Apps are held
+like instances.  How many of them are absent from a listing that is not empty does not put the brake on: an
+app without instances has little to lose.
 
 While the brake is on, `View` lets nothing go that is merely absent.  What has ended, is inactive or belongs
 to an app that the stream says is being deleted never comes here: it goes as if there were no brake, and what
@@ -38,11 +40,12 @@ class Limits(msgspec.Struct, frozen=True):
 class Absence(msgspec.Struct, frozen=True):
     """What a listing left unexplained."""
 
-    held: int  # absent, and held before this listing
-    new: int  # absent since, or not yet judged
-    known: int  # all that is not gone, the absent included
-    apps: int = 0  # apps that an empty listing lacked
-    empty: bool = False  # the listing had neither apps nor pods
+    held: int  # instances that are absent, and held before this listing
+    new: int  # instances that are absent since, or not yet judged
+    known: int  # all instances that are not gone, the absent included
+    held_apps: int = 0  # apps that are absent, and held before this listing
+    apps: int = 0  # all apps that are absent, the held ones included
+    empty: bool = False  # the listing had no apps
 
 
 class Brake(msgspec.Struct, frozen=True):
@@ -50,19 +53,20 @@ class Brake(msgspec.Struct, frozen=True):
 
     reason: str
     since: float
-    most: int  # the greatest number held; the reason names it
+    most: int  # the greatest number of instances held; the reason names it
+    most_apps: int = 0  # the same of apps
 
 
 def judge(brake: Brake | None, absence: Absence, limits: Limits, now: float) -> Brake | None:
     """The brake after a listing, None while it is off: the table above."""
-    if absence.held == 0 and absence.apps == 0:
+    if absence.held == 0 and absence.held_apps == 0:
         brake = None
     if brake is None and not _too_many(absence, limits):
         return None
     absent = absence.held + absence.new
-    if brake is not None and absent <= brake.most:
+    if brake is not None and absent <= brake.most and absence.apps <= brake.most_apps:
         return brake
-    return Brake(_reason(absent, absence), now if brake is None else brake.since, absent)
+    return Brake(_reason(absent, absence), now if brake is None else brake.since, absent, absence.apps)
 
 
 def _too_many(absence: Absence, limits: Limits) -> bool:
@@ -73,9 +77,9 @@ def _too_many(absence: Absence, limits: Limits) -> bool:
 
 
 def _reason(absent: int, absence: Absence) -> str:
+    missing = f"{absent} of {absence.known} instances"
+    if absence.apps:
+        missing += f" and {absence.apps} {'app' if absence.apps == 1 else 'apps'}"
     if absence.empty:
-        return (
-            f"Marathon's listing is empty, but {absent} of {absence.known} instances "
-            f"and {absence.apps} apps are known that have not ended"
-        )
-    return f"{absent} of {absence.known} instances are missing from Marathon's listing without having ended"
+        return f"Marathon's listing is empty, but {missing} are known that have not ended"
+    return f"{missing} are missing from Marathon's listing without having ended"

@@ -60,12 +60,13 @@ class Claims:
         for app in sorted(apps):
             self._know(app)
 
-    def see(self, apps: Iterable[App]) -> Iterator[None]:
-        """Read all apps, also those without instances, a few at each step."""
-        listed = sorted(apps, key=lambda app: app.id)
-        self.know(app.id for app in listed)
-        for number, app in enumerate(listed, start=1):
-            self.of(app)
+    def see(self, apps: Iterable[AppId], app: Callable[[AppId], App | None]) -> Iterator[None]:
+        """Read all apps, also those without instances, a few at each step; `app` has the newest of each."""
+        listed = sorted(apps)
+        self.know(listed)
+        for number, id in enumerate(listed, start=1):
+            if (newest := app(id)) is not None:
+                self.of(newest)
             if number % _STEP == 0:
                 yield
 

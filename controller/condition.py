@@ -63,6 +63,7 @@ class Condition:
             observe=self._badge.observe,
             paused=self._paused(),
             brake=self._view.brake,
+            held=len(self._view.held) + len(self._view.held_apps),
             stream=self._stream(),
             snapshot_age_s=None if merged_at is None else self._clock.monotonic() - merged_at,
         )

@@ -59,8 +59,11 @@ class Commands(Protocol):
     async def resume(self, app: AppId | None) -> None:
         """End that pause."""
 
-    async def release_brake(self) -> None:
-        """An operator confirms that the held instances are gone. `Refused` while the brake is off."""
+    async def release_brake(self, held: int) -> None:
+        """An operator confirms that what is held is gone: `held` instances and apps, or fewer.
+
+        `Refused` while the brake is off, or if more are held.
+        """
 
 
 def policy_of(group: str | None, own_uid: int) -> Policy:
@@ -198,7 +201,7 @@ class ControlServer:
         return _json(self._model.overview())
 
     async def _release_brake(self, request: web.Request) -> web.Response:
-        await self._commands.release_brake()
+        await self._commands.release_brake(await _held_of(request))
         return _json(self._model.overview())
 
 
@@ -213,6 +216,19 @@ class _Wanted(msgspec.Struct, forbid_unknown_fields=True):
     """The body of a command."""
 
     app: str | None = None
+
+
+class _Seen(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of a release: how many are held, as the operator was told."""
+
+    held: int
+
+
+async def _held_of(request: web.Request) -> int:
+    try:
+        return msgspec.json.decode(await request.read(), type=_Seen).held
+    except msgspec.DecodeError as error:
+        raise _BadRequest(f"body: {error}") from error
 
 
 async def _app_of(request: web.Request) -> AppId | None:

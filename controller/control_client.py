@@ -69,9 +69,9 @@ class ControlClient:
         """End that pause."""
         return self._ask("POST", "/resume", Overview, {"app": app})
 
-    def release_brake(self) -> Overview:
-        """Confirm that the instances which the brake holds are gone."""
-        return self._ask("POST", "/brake/release", Overview, {})
+    def release_brake(self, held: int) -> Overview:
+        """Confirm that what the brake holds is gone. `Refused` if that is more than `held`."""
+        return self._ask("POST", "/brake/release", Overview, {"held": held})
 
     def _ask(self, method: str, path: str, reply: type[T], body: Any = None) -> T:
         status, content = self._exchange(method, path, None if body is None else msgspec.json.encode(body))

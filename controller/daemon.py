@@ -26,6 +26,7 @@ import aiohttp
 import structlog
 from prometheus_client import CollectorRegistry
 
+from mooring.cext import IMPLEMENTATION
 from mooring.controller.access import Access
 from mooring.controller.capacity import pool_lines
 from mooring.controller.claims import Claims
@@ -68,6 +69,7 @@ def run(settings: Settings, *, observe: bool = False) -> int:
     """
     try:
         turns, clock = Turns(), SystemClock()
+        gc.collect()
         gc.freeze()  # modules and classes stay for good: the collector shall not walk through them again
         with asyncio.Runner(loop_factory=lambda: timed_loop(turns, clock)) as runner:
             runner.run(_live(settings, observe, turns))
@@ -118,14 +120,21 @@ async def _build(settings: Settings, observe: bool, stack: AsyncExitStack) -> tu
         access, clock, framework=contents.flags.get("framework"), timeout_s=settings.marathon.timeout_s
     )
     await stack.enter_async_context(marathon)
-    metrics = Metrics(CollectorRegistry(), version(), [sink.name for sink in policy])
+    metrics = Metrics(CollectorRegistry(), version(), [sink.name for sink in policy], framer=IMPLEMENTATION)
     outside = Outside(clock, chance, marathon, policy, hosts.epoch, metrics, observe)
     engine = Engine(settings, records, outside)
     stack.push_async_callback(engine.close)
     adopted = await settle_in(engine, ground)
     await engine.prime()
     silent = ground.found.silent
-    log.info("ground laid", epoch=hosts.epoch, adopted=adopted, silent=silent, observe=observe)
+    log.info(
+        "ground laid",
+        epoch=hosts.epoch,
+        adopted=adopted,
+        silent=silent,
+        observe=observe,
+        framer=IMPLEMENTATION,
+    )
     pace = Pace(silence_s=settings.marathon.silence_s)
     engine.condition.reader = StreamReader(access, engine.watch, clock, chance, pace=pace)
     return engine, ground

@@ -116,7 +116,10 @@ class Engine:
             self.view, records, self.claims, self.reconciler, self.condition, tuple(self.batchers)
         )
         records.on_change = self._binding_changed
-        self.view.restore(_as_last_seen(binding) for binding in records.all() if not _is_left(binding))
+        self.view.restore(
+            [_as_last_seen(binding) for binding in records.all() if not _is_left(binding)],
+            {lease.app for lease in records.book.leases() if lease.app is not None},
+        )
 
     def _make_watch(self) -> Watch:
         return Watch(
@@ -187,7 +190,8 @@ class Engine:
         """Wait for the first snapshot, then work until the queue is closed."""
         await self.watch.complete.wait()
         await self._remember_framework()
-        # What is known by now stays: the garbage collector need not walk through it again and again.
+        # What is known by now stays: the garbage collector need not walk through it again and again.  Cyclic
+        # rubbish of the start stays with it, once; to collect it first would be a stall of its own.
         gc.freeze()
         log.info("view complete", apps=len(self.view.apps()), instances=len(self.view.instances()))
         await self.workers.run()
@@ -224,11 +228,20 @@ class Engine:
             self.queue.add(key)
         log.info("resumed", app=app or "everything")
 
-    async def release_brake(self) -> None:
-        """What the brake holds is gone, says an operator. `Refused` while nothing is held."""
+    async def release_brake(self, held: int) -> None:
+        """What the brake holds is gone, says an operator who knows of `held` instances and apps.
+
+        `Refused` while nothing is held, or more than that.
+        """
         if self.view.brake is None:
             raise Refused("the brake is off; there is nothing to release")
-        log.warning("brake released", held=len(self.view.held), reason=self.view.brake)
+        now_held = self.condition.overview().held
+        if now_held > held:
+            raise Refused(
+                f"{now_held} instances and apps are held by now, not {held}; nothing was released: "
+                "look at them again (`mooring brake show`) before you release the brake"
+            )
+        log.warning("brake released", held=now_held, reason=self.view.brake)
         self.watch.mark(self.view.release(self.clock.monotonic()))
 
     def is_paused(self, key: BindingId) -> bool:

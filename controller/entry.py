@@ -16,9 +16,13 @@ NEVER: Order = (-1, "", 0)
 
 
 class Unlisted(msgspec.Struct, frozen=True):
-    """A listing of its app lacks the instance; `expected` if Marathon said that it deletes the app."""
+    """A listing of its app lacks the instance; `expected` if Marathon said that it deletes the app.
+
+    Absence from listings that began before `after` does not count: the stream was interrupted then.
+    """
 
     expected: bool = False
+    after: float = float("-inf")
 
 
 class Vanished(msgspec.Struct, frozen=True):
@@ -54,6 +58,11 @@ class Entry(msgspec.Struct, frozen=True, gc=False):  # it never refers to itself
     @property
     def gone(self) -> bool:
         return self.instance.state is State.GONE
+
+    @property
+    def heard_of(self) -> bool:
+        """Whether an event spoke of it after it was first absent, and does not explain the absence."""
+        return self.absent_since is not None and self.touched >= self.absent_since and not self.evidence
 
     @property
     def unexplained(self) -> bool:

@@ -6,19 +6,18 @@ msgspec passes over the rest without building it, which keeps a five-megabyte de
 Marathon, with the whole root group in it twice, at the cost of reading its bytes once.  Facts are tracked
 by no garbage collector, and what many of them repeat (apps, hosts, versions) is one string for all.
 
-What cannot be read raises `EventUnreadable` with a short reason fit for a metric label; `Intake` counts
-and logs it, says that a snapshot is due, and goes on.  Events are hints: one lost costs latency only.
+What cannot be read raises `EventUnreadable` with a short reason fit for a metric label; what becomes of it,
+`intake` says.
 """
 
 from __future__ import annotations
 
+import re
 import sys
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated
 
 import msgspec
-import structlog
 
 from mooring.cext import Frame
 from mooring.controller.dialect import (
@@ -32,7 +31,8 @@ from mooring.controller.dialect import (
 from mooring.core.errors import Refused
 from mooring.core.model import AppId, HostName, InstanceId, State, TaskId
 
-log = structlog.get_logger()
+MOST_OBJECTS = 1000  # in one data block: what is merged in one turn of the event loop, some 20 ms
+_SHOWN = 80  # characters of what a sender chose, in a message
 
 ATTACHED = "event_stream_attached"  # the first event of a subscription; the reader answers to it
 
@@ -64,7 +64,7 @@ class EventUnreadable(Refused):
     """An event that is torn, not JSON or of another shape than Marathon's. `reason` is one short word."""
 
     def __init__(self, reason: str, event: str, detail: str) -> None:
-        super().__init__(f"event {event}: {detail}")
+        super().__init__(f"event {event[:_SHOWN]}: {detail}")
         self.reason = reason
         self.event = event
 
@@ -113,7 +113,8 @@ class AppsChanged(msgspec.Struct, frozen=True, gc=False):
 
     apps: tuple[AppId, ...]
     pods: tuple[AppId, ...] = ()
-    stopped: tuple[AppId, ...] = ()  # those of the apps that are being deleted
+    stopped: tuple[AppId, ...] = ()  # those of the apps whose deletion begins
+    kept: tuple[AppId, ...] = ()  # those of the apps whose deletion was refused or called off
 
 
 class SchedulerChanged(msgspec.Struct, frozen=True, gc=False):
@@ -243,11 +244,27 @@ class _Deployment(msgspec.Struct):
     plan: _Plan
 
     def fact(self) -> AppsChanged:
-        actions = [action for step in self.plan.steps or () for action in step.actions or ()]
-        apps = dict.fromkeys(AppId(action.app) for action in actions if action.app)
-        pods = dict.fromkeys(AppId(action.pod) for action in actions if action.pod)
-        ends = (action.app for action in actions if action.action == "StopApplication")
-        return AppsChanged(tuple(apps), tuple(pods), tuple(AppId(app) for app in ends if app))
+        return AppsChanged(self._apps(), self._pods())
+
+    def _actions(self) -> Iterator[_Action]:
+        return (action for step in self.plan.steps or () for action in step.actions or ())
+
+    def _apps(self, only: str | None = None) -> tuple[AppId, ...]:
+        named = (action for action in self._actions() if only in (None, action.action))
+        return tuple(dict.fromkeys(AppId(action.app) for action in named if action.app))
+
+    def _pods(self) -> tuple[AppId, ...]:
+        return tuple(dict.fromkeys(AppId(action.pod) for action in self._actions() if action.pod))
+
+
+class _DeploymentBegun(_Deployment):
+    def fact(self) -> AppsChanged:
+        return AppsChanged(self._apps(), self._pods(), stopped=self._apps("StopApplication"))
+
+
+class _DeploymentFailed(_Deployment):
+    def fact(self) -> AppsChanged:
+        return AppsChanged(self._apps(), self._pods(), kept=self._apps("StopApplication"))
 
 
 class _Registered(msgspec.Struct):
@@ -268,6 +285,8 @@ _Wire = (
     | _AppTerminated
     | _ApiPost
     | _Deployment
+    | _DeploymentBegun
+    | _DeploymentFailed
     | _Registered
 )
 
@@ -280,9 +299,9 @@ _TYPES: dict[str, type[_Wire]] = {
     "unknown_task_terminated_event": _UnknownTerminated,
     "app_terminated_event": _AppTerminated,
     "api_post_event": _ApiPost,
-    "deployment_info": _Deployment,
+    "deployment_info": _DeploymentBegun,
     "deployment_success": _Deployment,
-    "deployment_failed": _Deployment,
+    "deployment_failed": _DeploymentFailed,
     "scheduler_registered_event": _Registered,
     "scheduler_reregistered_event": _Registered,
 }
@@ -291,26 +310,31 @@ _READERS: dict[str, Callable[[bytes], _Wire]] = {
 }
 _KIND = msgspec.json.Decoder(_Kind)
 _SYNTAX = msgspec.json.Decoder(msgspec.Raw)
-_KNOWN = frozenset(_TYPES) | IGNORED
 _NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_LINE = re.compile(rb"\S[^\n]*")  # from its first byte that is not white space; lines of that alone are none
 
 WANTED = tuple(_TYPES)
 """The event types to ask Marathon for, besides `ATTACHED`."""
 
+KNOWN = frozenset(_TYPES) | IGNORED
+"""The event types that we have a name for."""
 
-def objects(frame: Frame) -> list[Frame]:
-    """The JSON objects of a frame, each as a frame with its own type.
+
+def objects(frame: Frame) -> Iterator[Frame]:
+    """The JSON objects of a frame, each as a frame with its own type. Raises `EventUnreadable`.
 
     A data block holds one object as a rule, but some senders put several, one to a line, and some
-    spread one over many lines.  Some leave the type out of the envelope.
+    spread one over many lines.  Some leave the type out of the envelope.  Lines are cut off as they are
+    asked for, and not more than `MOST_OBJECTS`: a block may consist of millions.
     """
-    if b"\n" in frame.data:
-        try:
-            _SYNTAX.decode(frame.data)
-        except _NOT_JSON:
-            lines = (line.strip() for line in frame.data.split(b"\n"))
-            return [Frame(_kind_of(line, frame.event), line) for line in lines if line]
-    return [_named(frame)]
+    if b"\n" not in frame.data.strip() or _is_json(frame.data):
+        yield _named(frame)
+        return
+    for count, line in enumerate(_LINE.finditer(frame.data)):
+        if count == MOST_OBJECTS:
+            raise EventUnreadable("too_many", frame.event, f"more than {MOST_OBJECTS} objects in one block")
+        data = line[0].rstrip()
+        yield Frame(_kind_of(data, frame.event), data)
 
 
 def decode(frame: Frame) -> Event | None:
@@ -329,12 +353,20 @@ def decode(frame: Frame) -> Event | None:
     except msgspec.ValidationError as error:
         raise EventUnreadable("shape", kind, str(error)) from error
     except _NOT_JSON as error:
-        raise EventUnreadable("json", kind, f"{error}: {data[:80]!r}") from error
+        raise EventUnreadable("json", kind, f"{error}: {data[:_SHOWN]!r}") from error
 
 
 def _named(frame: Frame) -> Frame:
     """The frame under a type we know, if the envelope or else the event itself gives one."""
-    return frame if frame.event in _KNOWN else Frame(_kind_of(frame.data, frame.event), frame.data)
+    return frame if frame.event in KNOWN else Frame(_kind_of(frame.data, frame.event), frame.data)
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        _SYNTAX.decode(data)
+    except _NOT_JSON:
+        return False
+    return True
 
 
 def _kind_of(data: bytes, otherwise: str) -> str:
@@ -349,31 +381,3 @@ def _state(event: str, states: Mapping[str, State], word: str) -> State:
         return states[word]
     except KeyError:
         raise EventUnreadable("state", event, f"unknown state {word[:40]!r}") from None
-
-
-class Intake:
-    """Hands facts on; counts and logs what cannot be read, and never raises for it."""
-
-    def __init__(self, apply: Callable[[Event], None], lost: Callable[[str], None]) -> None:
-        """`apply` takes each fact; `lost` is told the reason whenever an event's content was lost."""
-        self._apply = apply
-        self._lost = lost
-        self.decoded: Counter[str] = Counter()  # by event type
-        self.ignored: Counter[str] = Counter()  # by event type, "unknown" for those we have no name for
-        self.unreadable: Counter[str] = Counter()  # by reason
-
-    def take(self, frame: Frame) -> None:
-        """Apply every fact in the frame."""
-        for part in objects(frame):
-            try:
-                event = decode(part)
-            except EventUnreadable as error:
-                self.unreadable[error.reason] += 1
-                log.warning("event unreadable", reason=error.reason, event_type=error.event, error=str(error))
-                self._lost(error.reason)
-                continue
-            if event is not None:
-                self.decoded[part.event] += 1
-                self._apply(event)
-            else:
-                self.ignored[part.event if part.event in _KNOWN else "unknown"] += 1

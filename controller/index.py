@@ -28,9 +28,8 @@ class Index:
         self.held: set[InstanceId] = set()  # missing from a listing without a reason, and held by the brake
         self._entries: dict[InstanceId, Entry] = {}
         self._members: dict[AppId, dict[InstanceId, None]] = {}  # in the order in which they were met
-        self._echoes: OrderedDict[InstanceId, tuple[float, Entry]] = (
-            OrderedDict()
-        )  # with when it was forgotten
+        # With when each was forgotten, the oldest first.
+        self._echoes: OrderedDict[InstanceId, tuple[float, Entry]] = OrderedDict()
 
     def get(self, id: InstanceId) -> Entry | None:
         """What is known, echoes included."""

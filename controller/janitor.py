@@ -1,8 +1,8 @@
 """What time alone changes: cooled addresses become free, empty seats of deleted apps cool, their labels go.
 
-Runs at a fixed beat.  An app counts as deleted only while the view is complete and its brake is off, since
-the absence of an app from one reply proves little, and an empty reply nothing; its addresses then still cool
-for their full time.
+Runs at a fixed beat.  An app counts as deleted when the view knows no such app any more: that its deletion
+was announced, or that two listings agree, is the view's to judge, also for an app without a single instance.
+Its addresses then still cool for their full time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import structlog
 from mooring.controller.view import View
 from mooring.core.clock import Clock
 from mooring.core.errors import Retryable
-from mooring.core.model import AppId, LeaseState
+from mooring.core.model import AppId
 from mooring.core.store import Write
 from mooring.handlers.records import Records
 
@@ -65,15 +65,8 @@ class Janitor:
                 log.info("app is gone; its seats cool", app=app)
 
     def _deleted_apps(self) -> set[AppId]:
-        if not self._view.complete or self._view.brake is not None:
+        if not self._view.complete:
             return set()
-        known = {app.id for app in self._view.apps()}
-        if not known:
-            return set()  # that there should be no app at all is more than one listing can prove
-        idle = {
-            lease.app
-            for lease in self._records.book.leases()
-            if lease.state is LeaseState.IDLE and lease.app is not None
-        }
-        gone = (idle | set(self._claimed())) - known
+        kept = self._records.book.idle_apps() | set(self._claimed())
+        gone = {app for app in kept if not self._view.knows(app)}
         return {app for app in gone if not self._records.of_app(app)}

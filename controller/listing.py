@@ -146,10 +146,6 @@ class _LargeApp(_AppFields):
     tasks: msgspec.Raw = msgspec.Raw()  # a view into the element
 
 
-class _Apps(msgspec.Struct):
-    apps: list[_App]
-
-
 class _OneApp(msgspec.Struct):
     app: _App
 
@@ -169,13 +165,11 @@ class _Pod(msgspec.Struct):
 
 _Reply = TypeVar("_Reply")
 
-_APPS = msgspec.json.Decoder(_Apps)
 _APP = msgspec.json.Decoder(_App)
 _LARGE_APP = msgspec.json.Decoder(_LargeApp)
 _TASK = msgspec.json.Decoder(_Task)
 _ONE_APP = msgspec.json.Decoder(_OneApp)
 _ONE_LARGE_APP = msgspec.json.Decoder(_OneLargeApp)
-_PODS = msgspec.json.Decoder(list[_Pod])
 _POD = msgspec.json.Decoder(_Pod)
 _NAMED = msgspec.json.Decoder(_Named)
 
@@ -199,12 +193,8 @@ def listed_app_steps(element: bytes, begun: float) -> Generator[None, None, AppL
 
 def read_listed_pod(element: bytes) -> tuple[AppId, frozenset[InstanceId]]:
     """Decode one element of `/v2/pods/::status`; raises `Retryable` on anything else."""
-    return _pod(_decoded(_POD, element, _PODS_AT))
-
-
-def read_apps(body: bytes, begun: float) -> dict[AppId, AppListing]:
-    """Decode `/v2/apps?embed=apps.tasks` as a whole; raises `Retryable` on anything else."""
-    return {AppId(wire.id): _listing(wire, begun) for wire in _decoded(_APPS, body, _APPS_AT).apps}
+    wire = _decoded(_POD, element, _PODS_AT)
+    return AppId(wire.id), frozenset(read_instance_id(instance.id) for instance in wire.instances or ())
 
 
 def read_app(body: bytes, begun: float) -> AppListing:
@@ -217,11 +207,6 @@ def app_steps(body: bytes, begun: float) -> Generator[None, None, AppListing]:
     if len(body) <= _LARGE:
         return read_app(body, begun)
     return (yield from _steps(_decoded(_ONE_LARGE_APP, body, _APP_AT).app, begun, _APP_AT))
-
-
-def read_pods(body: bytes) -> dict[AppId, frozenset[InstanceId]]:
-    """Decode `/v2/pods/::status` as a whole; raises `Retryable` on anything else."""
-    return dict(_pod(pod) for pod in _decoded(_PODS, body, _PODS_AT))
 
 
 def _decoded(decoder: msgspec.json.Decoder[_Reply], body: bytes, where: str) -> _Reply:
@@ -258,10 +243,6 @@ def _slices(tasks: msgspec.Raw, where: str) -> Iterator[list[bytes]]:
         splitter.close()  # a task lost in the cutting would look like one that is gone
     except ValueError as error:
         raise Retryable(f"{where}: not what Marathon sends: {error}") from error
-
-
-def _pod(wire: _Pod) -> tuple[AppId, frozenset[InstanceId]]:
-    return AppId(wire.id), frozenset(read_instance_id(instance.id) for instance in wire.instances or ())
 
 
 def _listing(wire: _App, begun: float) -> AppListing:

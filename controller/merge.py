@@ -18,9 +18,10 @@ old by the time they arrive.  The rules, strongest first:
 
 What comes of it, case by case.  `2@5` is incarnation 2 in an event published at 5; a listing says `2` and
 no more.  A listing in these cases began after everything known; what one says that began before has its
-own cases (`old`).  Absence is expected once Marathon has said that it deletes the app: it stops listing
-such an app long before the last of its tasks has ended.  "ask" means that a listing begun from now on
-should clear it up.
+own cases (`old`).  Absence lasts from the first of the listings in a row that lack the instance; where an
+event came between two of them, or the first was expected and the second is not, it begins anew with the
+second.  It is expected once Marathon has said that it deletes the app: it stops listing such an app long
+before the last of its tasks has ended.  "ask" means that a listing begun from now on should clear it up.
 
     case  known                        told                  becomes                      ask
     ----  ---------------------------  --------------------  ---------------------------  ---
@@ -117,6 +118,12 @@ should clear it up.
     A13   running 1, expected          unlisted              running 1, absent            no
     A14   running 1, expected          listed running 1      running 1                    no
     A15   dead 1@5, evidence           unlisted, expected    gone 1, evidence             no
+    A16   running 1, absent,           unlisted              running 1, absent            no
+          condition running @7
+    A17   running 1, absent,           vanished              running 1                    no
+          condition running @7
+    A18   running 1, absent,           vanished              gone 1, evidence             no
+          condition dead @7
 
 What this promises for one instance, in whatever order, however late and however often its events and listings
 of it come.  An event counts as heard if it is told while the instance is known, or is a task report.
@@ -130,7 +137,8 @@ of it come.  An event counts as heard if it is told while the instance is known,
   * Whatever was heard, over any number of attachments: after two snapshots begun after the last event, at
     least `absence_confirm_s` apart, all of it is true.  The first of them is enough for all but the absence
     of an instance whose end was not heard.  (The daemon has a snapshot taken at each attachment, after each
-    known loss and on a timer.)
+    known loss and on a timer.)  If the deletion of its app was heard, and no interruption of the stream
+    known since, its end is waited for ten times as long: then they have to be that far apart.
 
 Listings are taken to show Marathon in the order in which they were begun.  And two things no event and no
 listing tells.  While Marathon prepares a relaunch, no event names the incarnation to come, and while it has
@@ -353,14 +361,18 @@ def _merge_unlisted(known: Entry, fact: Unlisted, begun: float, attachment: int)
         return known, known.evidence  # it ended while this listing was on its way: ask again
     if known.evidence:
         return _gone(known, begun), False
-    if known.absent_since is not None and known.expected is fact.expected:
+    since = known.absent_since
+    if since is not None and max(known.touched, fact.after) < since and known.expected is fact.expected:
         return known, False
-    since = begun if known.absent_since is None else known.absent_since
-    return replace(known, absent_since=since, expected=fact.expected), False
+    return replace(known, absent_since=begun, expected=fact.expected), False
 
 
 def _merge_vanished(known: Entry, fact: Vanished, at: float, attachment: int) -> tuple[Entry, bool]:
-    return (known if known.gone else _gone(known, known.touched)), False
+    if known.gone:
+        return known, False
+    if known.heard_of:
+        return replace(known, absent_since=None), False
+    return _gone(known, known.touched), False
 
 
 def _merge_app_terminated(

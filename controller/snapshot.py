@@ -9,13 +9,15 @@ is listed in a way we cannot read is named as such and left as it was known; the
 A listing of fifty thousand tasks is thirty megabytes.  It is never held as a whole: it is cut into its apps
 while it arrives, each is decoded by itself, and the event loop runs in between.
 
-Any endpoint will do, because standbys proxy to the leader.  The one that answered last is asked first.
+Any endpoint will do, because standbys proxy to the leader.  All of one listing is asked of one endpoint, the
+first that proves to be ours; that one is asked first the next time, unless it failed meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import TracebackType
@@ -24,7 +26,7 @@ from typing import TypeVar
 import msgspec
 from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, TCPConnector
 
-from mooring.cext import ArraySplitter
+from mooring.cext import ArraySplitter, ElementTooLong
 from mooring.controller.access import Access
 from mooring.controller.breath import Breath
 from mooring.controller.listing import (
@@ -41,6 +43,7 @@ from mooring.core.model import AppId, InstanceId
 
 _Reply = TypeVar("_Reply")
 _READ_SIZE = 256 * 1024
+_LONGEST_MIB = 128  # of one app or pod with all its tasks: some 200,000 of them
 _AT_ONCE = 8  # listings of single apps
 _CONNECT_S = 3.0  # the look-up of the name and TLS included
 
@@ -98,35 +101,63 @@ class Marathon:
             await self._session.close()
 
     async def identity(self) -> Identity:
-        """Who answers. Raises `Retryable`; does not judge whether it is the right one."""
-        info = _decode(_Info, await self._get("/v2/info"), "/v2/info")
-        leader = info.leader or _decode(_Leader, await self._get("/v2/leader"), "/v2/leader").leader
+        """Who answers. Raises `Retryable`, or `OtherCluster` if it is not the Marathon we follow."""
+        return (await self._ours())[1]
+
+    async def _ours(self) -> tuple[str, Identity]:
+        """The first endpoint that serves the Marathon that this daemon follows, and who answers there."""
+        problems, strangers = [], []
+        for endpoint in list(self._endpoints):
+            try:
+                found = await self._identity(endpoint)
+            except Retryable as error:
+                problems.append(str(error))
+                continue
+            if self.framework in (None, found.framework):
+                self._endpoints.remove(endpoint)
+                self._endpoints.insert(0, endpoint)
+                return endpoint, found
+            strangers.append(f"{endpoint} serves framework {found.framework}")
+        if strangers:
+            raise OtherCluster(
+                f"{', '.join(strangers)}, but this daemon follows {self.framework}; "
+                "correct the endpoints, or start with an empty store"
+            )
+        raise Retryable("; ".join(problems))
+
+    async def _identity(self, endpoint: str) -> Identity:
+        info = _decode(_Info, await self._get(endpoint, "/v2/info"), "/v2/info")
+        leader = info.leader
+        if leader is None:
+            leader = _decode(_Leader, await self._get(endpoint, "/v2/leader"), "/v2/leader").leader
         if not info.framework_id:
             raise Retryable("/v2/info: Marathon is not registered with Mesos yet")
         return Identity(info.framework_id, leader, info.version)
 
-    async def _ours(self) -> Identity:
-        """Who answers, if it is the Marathon that this daemon follows."""
-        found = await self.identity()
-        if self.framework not in (None, found.framework):
-            raise OtherCluster(
-                f"{self._endpoints[0]} serves framework {found.framework}, but this daemon follows "
-                f"{self.framework}; correct the endpoints, or start with an empty store"
-            )
-        return found
+    @asynccontextmanager
+    async def _listing(self) -> AsyncIterator[tuple[str, Identity]]:
+        """What is read inside comes from one endpoint, and that from one Marathon, ours."""
+        endpoint, before = await self._ours()
+        try:
+            yield endpoint, before
+            after = await self._identity(endpoint)
+            if after != before:
+                raise Retryable(f"Marathon changed while it was read: {before} became {after}")
+        except Retryable:
+            self._postpone(endpoint)
+            raise
 
-    async def _must_still_be(self, before: Identity) -> None:
-        after = await self.identity()
-        if after != before:
-            raise Retryable(f"Marathon changed while it was read: {before} became {after}")
+    def _postpone(self, endpoint: str) -> None:
+        """The next time another endpoint is asked first."""
+        self._endpoints.remove(endpoint)
+        self._endpoints.append(endpoint)
 
     async def snapshot(self) -> Snapshot:
         """Everything Marathon runs. Raises `Retryable`, or `OtherCluster`."""
         begun = self._clock.monotonic()
-        before = await self._ours()
-        apps, unreadable = await self._listings(begun)
-        pods = await self._pods()
-        await self._must_still_be(before)
+        async with self._listing() as (endpoint, before):
+            apps, unreadable = await self._listings(endpoint, begun)
+            pods = await self._pods(endpoint)
         self.framework = before.framework
         by_id = {listing.id: listing for listing in apps}
         return Snapshot(begun, by_id, dict(pods), before.framework, before.leader, unreadable)
@@ -136,28 +167,27 @@ class Marathon:
 
         `AppListing.app` is None if Marathon has no such app.
         """
-        before = await self._ours()
-        turns = asyncio.Semaphore(_AT_ONCE)
+        turns, breath = asyncio.Semaphore(_AT_ONCE), Breath(self._clock)
+        async with self._listing() as (endpoint, _):
 
-        async def one(id: AppId) -> tuple[AppId, AppListing | Retryable]:
-            async with turns:
-                try:
-                    return id, await self._app(id)
-                except Retryable as error:
-                    return id, error
+            async def one(id: AppId) -> AppListing | Retryable:
+                async with turns:
+                    try:
+                        return await self._app(endpoint, id, breath)
+                    except Retryable as error:
+                        return error
 
-        listings = dict(await asyncio.gather(*map(one, ids)))
-        await self._must_still_be(before)
-        return listings
+            wanted = list(ids)
+            return dict(zip(wanted, await asyncio.gather(*map(one, wanted)), strict=True))
 
-    async def _app(self, id: AppId) -> AppListing:
+    async def _app(self, endpoint: str, id: AppId, breath: Breath) -> AppListing:
         begun = self._clock.monotonic()
-        body = await self._get(f"/v2/apps{id}?embed=app.tasks", absent=b"")
+        body = await self._get(endpoint, f"/v2/apps{id}?embed=app.tasks", absent=b"")
         if not body:
             return AppListing(id, None, (), begun)
-        return await _breathing(app_steps(body, begun), Breath(self._clock))
+        return await _breathing(app_steps(body, begun), breath)
 
-    async def _listings(self, begun: float) -> tuple[list[AppListing], dict[AppId, str]]:
+    async def _listings(self, endpoint: str, begun: float) -> tuple[list[AppListing], dict[AppId, str]]:
         """All apps, and those that are listed in a way that we cannot read, with the reason."""
         path = "/v2/apps?embed=apps.tasks"
         breath = Breath(self._clock)
@@ -171,9 +201,9 @@ class Marathon:
                     unreadable[read_listed_id(element)] = str(error)
             return listings, unreadable
 
-        return await self._ask(path, read)
+        return await self._ask(endpoint, path, read)
 
-    async def _pods(self) -> list[tuple[AppId, frozenset[InstanceId]]]:
+    async def _pods(self, endpoint: str) -> list[tuple[AppId, frozenset[InstanceId]]]:
         path = "/v2/pods/::status"
         breath = Breath(self._clock)
 
@@ -184,32 +214,27 @@ class Marathon:
                 await breath.draw()
             return pods
 
-        return await self._ask(path, read, absent=[])  # before 1.4 there are none
+        return await self._ask(endpoint, path, read, absent=[])  # before 1.4 there are none
 
-    async def _get(self, path: str, absent: bytes | None = None) -> bytes:
-        return await self._ask(path, ClientResponse.read, absent)
+    async def _get(self, endpoint: str, path: str, absent: bytes | None = None) -> bytes:
+        return await self._ask(endpoint, path, ClientResponse.read, absent)
 
     async def _ask(
-        self, path: str, read: Callable[[ClientResponse], Awaitable[_Reply]], absent: _Reply | None = None
+        self,
+        endpoint: str,
+        path: str,
+        read: Callable[[ClientResponse], Awaitable[_Reply]],
+        absent: _Reply | None = None,
     ) -> _Reply:
-        """What `read` makes of the first endpoint's reply that is one; `absent` stands for a proper 404."""
-        problems = []
-        for endpoint in list(self._endpoints):
-            try:
-                reply = await self._ask_one(endpoint, path, read, absent)
-            except Retryable as error:
-                problems.append(str(error))
-            except TimeoutError:
-                problems.append(f"{endpoint}{path}: no complete reply in {self._timeout.total:g} s")
-            except (ClientError, OSError, ValueError) as error:
-                problems.append(f"{endpoint}{path}: {type(error).__name__}: {error}")
-            else:
-                self._endpoints.remove(endpoint)
-                self._endpoints.insert(0, endpoint)
-                return reply
-        raise Retryable("; ".join(problems))
+        """What `read` makes of the reply; `absent` stands for a proper 404. Raises `Retryable`."""
+        try:
+            return await self._ask_freely(endpoint, path, read, absent)
+        except TimeoutError as error:
+            raise Retryable(f"{endpoint}{path}: no complete reply in {self._timeout.total:g} s") from error
+        except (ClientError, OSError, ValueError) as error:
+            raise Retryable(f"{endpoint}{path}: {type(error).__name__}: {error}") from error
 
-    async def _ask_one(
+    async def _ask_freely(
         self,
         endpoint: str,
         path: str,
@@ -238,12 +263,17 @@ class Marathon:
 
 async def _elements(response: ClientResponse, key: str | None, where: str) -> AsyncIterator[bytes]:
     """The elements of the reply's array, while it arrives. Raises `Retryable` unless it ends well."""
-    splitter = ArraySplitter(key)
+    splitter = ArraySplitter(key, _LONGEST_MIB * 1024 * 1024)
     try:
         async for piece in response.content.iter_any():
             for element in splitter.feed(piece):
                 yield element
         splitter.close()
+    except ElementTooLong as error:
+        raise Retryable(
+            f"{where}: one app or pod takes more than the {_LONGEST_MIB} MiB that Mooring reads of one "
+            f"({error}): run fewer tasks per app, or report this"
+        ) from error
     except ValueError as error:
         raise Retryable(f"{where}: the reply is truncated or not what Marathon sends: {error}") from error
 
@@ -263,5 +293,5 @@ async def _breathing(steps: Generator[None, None, _Reply], breath: Breath) -> _R
 def _decode(kind: type[_Reply], body: bytes, where: str) -> _Reply:
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Retryable(f"{where}: the reply is truncated or not what Marathon sends: {error}") from error

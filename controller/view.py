@@ -9,7 +9,13 @@ an instance is missing from a listing that began after the last fact about it:
                                                                           least `absence_confirm_s` later,
                                                                           agrees
     without, and the brake is on                                          held, until `release()`
-    without, but its app is being deleted                                 as the second row, brake or not
+    without, but its app is being deleted, and since that was said
+      the stream was interrupted                                          as the second row, brake or not,
+                                                                          for listings begun after that
+      it was not: its end is still to be told                             the same after ten times as long
+
+An event about the instance that comes between the two listings makes the second the first.  Apps are missed
+in the same way (`definitions`): the seats of an app that is merely absent are kept.
 
 A GONE instance stays until `forget(id)`; after that it is remembered unseen for ten minutes, so that a
 late echo on the stream does not raise it again.
@@ -47,7 +53,8 @@ from mooring.controller.merge import merge
 from mooring.core.model import App, AppId, Instance, InstanceId, State
 
 _APP_LOAD = 10  # what an app costs beside its instances, in instances
-_UNLISTED, _EXPECTED, _VANISHED = Unlisted(), Unlisted(expected=True), Vanished()
+_PATIENCE = 10  # times `absence_confirm_s`: an end that was announced and not told until then was missed
+_UNLISTED, _VANISHED = Unlisted(), Vanished()
 
 
 class Dirty(msgspec.Struct):
@@ -91,9 +98,11 @@ class View:
         self._index = Index()
         self._apps = Definitions()
         self._attachment = 0
+        self._interrupted = float("-inf")  # when events were last missed, or may have been
         self._brake: Brake | None = None
         self._merging = False
         self._confirmed: dict[InstanceId, float] = {}  # absent twice, with the second listing's begin
+        self._confirmed_apps: dict[AppId, float] = {}  # the same for apps
         self._now = float("-inf")  # the latest moment we were told of
         self.complete = False  # a snapshot has been merged since the start
 
@@ -108,8 +117,12 @@ class View:
         return self._apps.get(id)
 
     def is_deleted(self, app: AppId) -> bool:
-        """Whether the newest listing had no such app."""
+        """Whether the app is no more. While it is merely absent from a listing, it is not deleted."""
         return self._apps.is_deleted(app)
+
+    def knows(self, app: AppId) -> bool:
+        """Whether there is such an app, or nothing proves yet that there is none."""
+        return self._apps.knows(app)
 
     def instances_of(self, app: AppId) -> Sequence[Instance]:
         """The app's instances, GONE ones included until they are forgotten."""
@@ -139,17 +152,33 @@ class View:
         """The instances that the brake keeps from being GONE."""
         return frozenset(self._index.held)
 
+    @property
+    def held_apps(self) -> frozenset[AppId]:
+        """The apps that the brake keeps from being deleted."""
+        return frozenset(self._apps.held)
+
     # -- what we do
 
-    def restore(self, instances: Iterable[Instance]) -> None:
-        """Take up what was bound before a restart, so that its absence is judged like any other's."""
+    def restore(self, instances: Iterable[Instance], apps: Iterable[AppId] = ()) -> None:
+        """Take up what was bound before a restart, so that its absence is judged like any other's.
+
+        `apps`: those that have seats, even if none of their instances is bound.
+        """
+        for app in apps:
+            self._apps.remember(app)
         for instance in instances:
+            self._apps.remember(instance.app)
             known = self._entry(instance.id, instance.app)
             self._index.put(known, replace(known, instance=instance, verdict=instance.health))
 
-    def attached(self) -> None:
+    def attached(self, now: float) -> None:
         """A new attachment to the stream: stamps from before it, perhaps another leader's, are void."""
         self._attachment += 1
+        self._interrupted = now
+
+    def lost(self, now: float) -> None:
+        """Something on the stream was lost: what was announced may have happened unheard."""
+        self._interrupted = now
 
     def forget(self, id: InstanceId) -> None:
         """Nothing is left to be done for a GONE instance."""
@@ -159,12 +188,14 @@ class View:
             self._drop_if_empty(instance.app)
 
     def release(self, now: float) -> Dirty:
-        """An operator confirms the absence of everything held: it is GONE at once."""
+        """An operator confirms the absence of what is held: it is GONE at once.
+
+        What Marathon spoke of after it was first absent is not: its absence has to show anew.
+        """
         dirty = Dirty()
         self._now = now
         self._brake = None
-        for app in list(self._apps.held):
-            self._apps.delete(app)
+        for app in self._apps.release():
             self._drop_if_empty(app)
         for id in list(self._index.held):
             self._merge_known(id, _VANISHED, now, dirty)
@@ -189,6 +220,8 @@ class View:
                 self._apps.note(event.apps, event.pods, now)
                 for app in event.stopped:
                     self._apps.leave(app, now)
+                for app in event.kept:
+                    self._apps.keep(app)
                 dirty.apps_to_refresh.update(event.apps)
             case SchedulerChanged():
                 dirty.snapshot_due = True
@@ -198,6 +231,8 @@ class View:
         self, event: TaskReported | InstanceReported | HealthReported, now: float, dirty: Dirty
     ) -> None:
         known = self._index.get(event.instance)
+        if isinstance(event, HealthReported) or event.state is not State.DEAD:
+            self._apps.hear(event.app, now)
         if isinstance(event, TaskReported):
             entry = self._merge(known or self._entry(event.instance, event.app), event, now, dirty)
             if self._apps.get(event.app) is None and not entry.gone:
@@ -247,6 +282,7 @@ class View:
         finally:
             self._merging = False
             self._confirmed.clear()
+            self._confirmed_apps.clear()
         self._index.drop_echoes(self._now)
         self.complete = True
         yield dirty
@@ -265,17 +301,17 @@ class View:
             if app not in snapshot.apps and app not in snapshot.unreadable:
                 yield _APP_LOAD
                 lacking = AppListing(app, None, (), begun)
-                yield from self._merge_listing(lacking, dirty, in_pods, empty=_is_empty(snapshot))
+                yield from self._merge_listing(lacking, dirty, in_pods)
         self._now = monotonic()
         yield from self._judge(self._now, dirty, empty=_is_empty(snapshot))
 
     def _merge_listing(
-        self, listing: AppListing, dirty: Dirty, in_pods: Container[InstanceId] = (), *, empty: bool = False
+        self, listing: AppListing, dirty: Dirty, in_pods: Container[InstanceId] = ()
     ) -> Iterator[int]:
         """Merge the listing of one app; yields as `_merge_parts` does.
 
-        Instances in `in_pods` are there although the listing does not name them.  `empty`: this is how an
-        empty snapshot reads.  A newer listing of the app that comes in between puts an end to this one.
+        Instances in `in_pods` are there although the listing does not name them.  A newer listing of the
+        app that comes in between puts an end to this one.
         """
         id, begun = listing.id, listing.begun
         if not self._apps.is_newest(id, begun):
@@ -284,8 +320,10 @@ class View:
         changed = False
         if listing.app is not None:
             changed = self._apps.define(listing.app, begun)
-        elif not (empty and self._apps.hold(id)):
-            self._apps.delete(id)
+        else:
+            self._apps.lack(id, begun)
+            if self._apps.confirmed(id, begun, self._confirm_s):
+                self._confirmed_apps[id] = begun
         for _ in self._merge_members(listing, dirty, in_pods, changed=changed):
             yield 1
             if not self._apps.is_newest(id, begun):
@@ -307,28 +345,51 @@ class View:
             self._merge(self._entry(instance.id, instance.app), instance, begun, dirty)
             listed.add(instance.id)
             yield
-        deleted = listing.app is None and self._apps.is_leaving(listing.id)
-        unlisted = _EXPECTED if deleted else _UNLISTED
+        unlisted, confirm_s = self._meaning_of_absence(listing)
         for id in list(self._index.members(listing.id)):
             if id not in listed and id not in in_pods:
                 entry = self._merge_known(id, unlisted, begun, dirty)
-                if entry is not None and confirmed(entry, begun, self._confirm_s):
+                if entry is not None and confirmed(entry, begun, confirm_s):
                     self._confirmed[id] = begun
                 yield
 
+    def _meaning_of_absence(self, listing: AppListing) -> tuple[Unlisted, float]:
+        """What it is to be missing from this listing, and for how long before it counts: the table above."""
+        announced = self._apps.leaving_since(listing.id) if listing.app is None else None
+        if announced is None:
+            return _UNLISTED, self._confirm_s
+        missed = announced <= self._interrupted
+        return Unlisted(True, self._interrupted), self._confirm_s * (1 if missed else _PATIENCE)
+
     def _judge(self, now: float, dirty: Dirty, *, empty: bool = False) -> Iterator[int]:
         """Put the brake on or off; what it does not hold, and two listings lack, is gone, one by one."""
-        index = self._index
-        absence = Absence(len(index.held), len(index.absent), index.living, len(self._apps.held), empty)
+        index, apps = self._index, self._apps
+        absence = Absence(
+            held=len(index.held),
+            new=len(index.absent),
+            known=index.living,
+            held_apps=len(apps.held),
+            apps=apps.absent(),
+            empty=empty,
+        )
         self._brake = judge(self._brake, absence, self._limits, now)
         if self._brake is not None:
             index.hold()
+            apps.hold()
         agreed, self._confirmed = self._confirmed, {}
+        self._judge_apps()
         for id, begun in agreed.items():
             entry = index.get(id)
             if entry is not None and id not in index.held and confirmed(entry, begun, self._confirm_s):
                 self._merge(entry, _VANISHED, now, dirty)
                 yield 1
+
+    def _judge_apps(self) -> None:
+        agreed, self._confirmed_apps = self._confirmed_apps, {}
+        for app, begun in agreed.items():
+            if app not in self._apps.held and self._apps.confirmed(app, begun, self._confirm_s):
+                self._apps.delete(app)
+                self._drop_if_empty(app)
 
     # -- entries
 
@@ -358,4 +419,5 @@ class View:
 
 
 def _is_empty(snapshot: Snapshot) -> bool:
-    return not snapshot.apps and not snapshot.pods and not snapshot.unreadable
+    """Pods tell nothing about apps; they come in an answer of their own."""
+    return not snapshot.apps and not snapshot.unreadable

@@ -8,9 +8,9 @@ Three things happen here, all of them through `mark`, so there is one way from a
     as RESYNC, behind everything that just happened, every key that is not in step with it, and a share
     of the others: within `_ROUNDS` snapshots everything has been looked at again, come what may.
 
-A snapshot of a large Marathon is merged in small steps, between which events are merged and workers run, and
-nothing asks Marathon more than a part of the time: what follows a listing rests in proportion to what
-the listing took.  A listing that cannot be had is tried again with jitter; the reason shows in readiness
+A snapshot of a large Marathon is merged in small steps, between which events are merged and workers run.
+A listing, had or not, is followed by a rest of twice the time it took, ten seconds at most, which only a new
+attachment cuts short.  A listing that cannot be had is tried again with jitter; the reason shows in readiness
 until it can.  From another cluster's Marathon neither listings nor events are taken.
 """
 
@@ -26,13 +26,14 @@ from zlib import crc32
 import structlog
 
 from mooring.cext import Frame
-from mooring.controller.events import Event, Intake
+from mooring.controller.events import Event
+from mooring.controller.intake import Intake
 from mooring.controller.listing import AppListing, Snapshot
 from mooring.controller.queue import Priority, WorkQueue
 from mooring.controller.snapshot import Marathon, OtherCluster
 from mooring.controller.view import Dirty, View
 from mooring.core.clock import Clock, full_jitter
-from mooring.core.errors import Refused, Retryable
+from mooring.core.errors import Fatal, Refused, Retryable
 from mooring.core.model import App, AppId, BindingId
 
 log = structlog.get_logger(__name__)
@@ -52,8 +53,8 @@ class Readers(Protocol):
     def know(self, apps: Iterable[AppId]) -> None:
         """All these apps exist."""
 
-    def see(self, apps: Iterable[App]) -> Iterator[None]:
-        """Read them, a few at each step."""
+    def see(self, apps: Iterable[AppId], app: Callable[[AppId], App | None]) -> Iterator[None]:
+        """Read them, a few at each step; `app` has the newest definition of each."""
 
 
 class Watch:
@@ -93,6 +94,7 @@ class Watch:
         self._attached_anew = asyncio.Event()
         self._unclear: set[AppId] = set()
         self._refresh_due = asyncio.Event()
+        self._refreshing: asyncio.Task[Mapping[AppId, AppListing | Retryable]] | None = None
         self.complete = asyncio.Event()  # the first snapshot has been merged
         self.intake = Intake(self._merge_event, self.lost)
         self.snapshot_at: float | None = None  # monotonic seconds
@@ -106,9 +108,11 @@ class Watch:
     # -- the stream's listener
 
     def attached(self) -> None:
-        self._view.attached()
+        self._view.attached(self._clock.monotonic())
         self._snapshot_due.set()
         self._attached_anew.set()
+        if self._refreshing is not None:
+            self._refreshing.cancel()  # the snapshot says as much, and this may hang where the stream did
 
     def event(self, frame: Frame) -> None:
         self.last_event_at = self._clock.now()
@@ -116,6 +120,7 @@ class Watch:
             self.intake.take(frame)
 
     def lost(self, reason: str) -> None:
+        self._view.lost(self._clock.monotonic())
         self._snapshot_due.set()
 
     def detached(self, reason: str) -> None:
@@ -142,23 +147,34 @@ class Watch:
             await self._snapshot_due.wait()
             self._snapshot_due.clear()
             asked = self._clock.monotonic()
-            try:
-                snapshot = await self._newest_snapshot()
-            except (Retryable, Refused) as error:
-                self.snapshot_problem = str(error)
-                self._foreign = self._foreign or isinstance(error, OtherCluster)
-                self._snapshot_ended("discarded" if isinstance(error, Refused) else "failed")
-                log.warning("no snapshot", reason=str(error))
-                await self._sleep_until_attached(full_jitter(_RETRY_S, attempt, _RETRY_CAP_S, self._chance))
-                attempt += 1
+            problem = await self._take_snapshot()
+            pause = 0.0
+            if problem:
+                pause = full_jitter(_RETRY_S, attempt, _RETRY_CAP_S, self._chance)
                 self._snapshot_due.set()
-                continue
-            attempt = 0
-            self.snapshot_problem = ""
-            self._foreign = False
-            await self._merge(snapshot)
+            attempt = attempt + 1 if problem else 0
             await self._clock.sleep(_GAP_S)
-            await self._sleep_until_attached(self._rest_after(asked))
+            await self._sleep_until_attached(max(pause, self._rest_after(asked)))
+
+    async def _take_snapshot(self) -> str:
+        """One snapshot, merged; or what was in the way."""
+        try:
+            await self._merge(await self._newest_snapshot())
+        except Fatal:
+            raise
+        except (Retryable, Refused) as error:
+            self._foreign = self._foreign or isinstance(error, OtherCluster)
+            self._snapshot_ended("discarded" if isinstance(error, Refused) else "failed")
+            log.warning("no snapshot", reason=str(error))
+            self.snapshot_problem = str(error)
+        except Exception as error:
+            # A defect of ours costs this snapshot, not the daemon: the next one may not meet it.
+            log.exception("a defect; no snapshot", error=str(error))
+            self._snapshot_ended("failed")
+            self.snapshot_problem = f"a defect: {type(error).__name__}: {error}"
+        else:
+            self.snapshot_problem = ""
+        return self.snapshot_problem
 
     def _rest_after(self, asked: float) -> float:
         """Seconds to leave Marathon alone after a listing that was asked for then."""
@@ -197,13 +213,16 @@ class Watch:
 
     async def _merge(self, snapshot: Snapshot) -> None:
         self._note_unreadable(snapshot.unreadable)
+        if self._foreign:
+            self._foreign = False
+            self._snapshot_due.set()  # events were passed over until this very moment
         if self._readers is not None:
             self._readers.know(snapshot.apps)
         for dirty in self._view.merge_snapshot(snapshot, self._clock.monotonic):
             self.mark(dirty)
             await asyncio.sleep(0)
         if self._readers is not None:
-            for _ in self._readers.see(self._view.apps()):
+            for _ in self._readers.see([app.id for app in self._view.apps()], self._view.app):
                 await asyncio.sleep(0)
         await self._resync()
         self.snapshot_at = self._clock.monotonic()
@@ -243,11 +262,23 @@ class Watch:
             rests_until = self._clock.monotonic() + self._rest_after(asked)
 
     async def _refresh(self, apps: Sequence[AppId]) -> None:
-        listings: Mapping[AppId, AppListing | Retryable | Refused]
+        self._refreshing = asyncio.create_task(self._marathon.apps(apps))
         try:
-            listings = await self._marathon.apps(apps)
-        except (Retryable, Refused) as error:
-            listings = dict.fromkeys(apps, error)
+            await asyncio.wait((self._refreshing,))
+        finally:
+            self._refreshing.cancel()
+        if self._refreshing.cancelled():
+            return  # at an attachment, which brings a snapshot
+        try:
+            self._apply(self._refreshing.result())
+        except Fatal:
+            raise
+        except Exception as error:
+            expected = isinstance(error, Retryable | Refused)
+            (log.warning if expected else log.exception)("no listing of apps", apps=apps, reason=str(error))
+            self._snapshot_due.set()
+
+    def _apply(self, listings: Mapping[AppId, AppListing | Retryable]) -> None:
         for app, listing in listings.items():
             if isinstance(listing, AppListing):
                 self.mark(self._view.apply_app(listing, self._clock.monotonic()))

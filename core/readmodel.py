@@ -92,6 +92,7 @@ class Overview:
     brake: str | None  # why absent instances are being held; None: the brake is off
     stream: str  # state of the event stream, in words
     snapshot_age_s: float | None  # None: no snapshot has been merged yet
+    held: int = 0  # instances and apps that the brake holds
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,11 @@ class Mirror:
         """How many of the app's leases are in each state."""
         return Counter(lease.state for lease in self._by_app.get(app, {}).values())
 
+    def idle_apps(self) -> set[AppId]:
+        """The apps that have a seat kept for them with nobody in it."""
+        leases = self._leases.values()
+        return {lease.app for lease in leases if lease.state is LeaseState.IDLE and lease.app is not None}
+
     def usage(self, pool: PoolName) -> Usage:
         """How full a pool is; `PoolUnknown` if there is none of that name."""
         found = self.pools.named(pool)

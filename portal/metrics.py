@@ -35,15 +35,20 @@ _QUEUE_BUCKETS = (0.0001, 0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0)
 class Metrics:
     """Told what happens, and shows it in the registry that was given."""
 
-    def __init__(self, registry: CollectorRegistry, version: str, sinks: Iterable[str] = ()) -> None:
-        """`sinks`: names of the configured ones, so that their series exist before the first change."""
+    def __init__(
+        self, registry: CollectorRegistry, version: str, sinks: Iterable[str] = (), *, framer: str
+    ) -> None:
+        """`sinks`: names of the configured ones, so that their series exist before the first change.
+
+        `framer`: which implementation cuts the stream, "c" or "python".
+        """
         self.registry = registry
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
         self._counters(registry)
         self._histograms(registry)
-        Gauge("mooring_build_info", "Always 1; the label says which version runs.", ["version"],
-              registry=registry).labels(version).set(1)  # fmt: skip
+        Gauge("mooring_build_info", "Always 1; the labels say what runs.", ["version", "framer"],
+              registry=registry).labels(version, framer).set(1)  # fmt: skip
         Gauge("mooring_leader_election_master_status", "1 on the daemon that leads.", ["name"],
               registry=registry).labels("mooring").set(1)  # fmt: skip
         for lone in (self._errors, self._reconcile_time, self._queued, self._worked):
@@ -177,7 +182,7 @@ def _work(vitals: Vitals) -> Iterator[Metric]:
 def _stream(vitals: Vitals) -> Iterator[Metric]:
     yield _gauge("stream_connected", "1 while attached to the event stream.", vitals.attached)
     if vitals.last_event_at is not None:
-        yield _gauge("stream_last_event_timestamp_seconds", "When anything was last heard on the stream.",
+        yield _gauge("stream_last_event_timestamp_seconds", "When an event was last heard on the stream.",
                      vitals.last_event_at)  # fmt: skip
     yield CounterMetricFamily(
         "mooring_stream_reconnects", "Times the event stream was lost.", value=vitals.reconnects

@@ -30,6 +30,13 @@ def show(ctx: click.Context) -> None:
 @brake.command()
 @click.pass_obj
 def release(place: Place) -> None:
-    """Confirm that what is held is gone: its ports, names and members are removed now."""
-    place.client().release_brake()
+    """Confirm that what is held is gone: its ports, names and members are removed now.
+
+    What Marathon has spoken of since it vanished stays. Refused if more is held by then than is shown here.
+    """
+    client = place.client()
+    seen = client.overview()
+    if seen.brake:
+        Screen().line(f"held: {seen.brake}")
+    client.release_brake(seen.held)
     Screen().line("released: what was held is treated as gone")

@@ -4,7 +4,8 @@ What Marathon's listing lacks may have ended, or the listing is wrong: empty aft
 off, of another cluster.  Each wrong answer is given again and again, by snapshots and by listings of single
 apps, for longer than an absence has to be confirmed.  That nothing was touched meanwhile is the word of
 containers, switches, BIND, balancers and CMDB: a port that went and came back has another number, a zone
-another serial, the CMDB a longer history.
+another serial, the CMDB a longer history.  What shows nowhere outside, the seats of an app that is scaled to
+zero, is asked of the daemon's leases.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import tomllib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -28,6 +29,8 @@ from tests.e2e.evidence import DEADLINE_S, agreed, container_addresses, log_line
 
 API, DB, WEB, JOBS = "/shop/api", "/shop/db", "/shop/web", "/yard/jobs"
 FLEET = {API: 4, DB: 3, WEB: 5, JOBS: 3}  # a half listing lacks DB and JOBS; JOBS alone would not be braked
+RESTING = ("/yard/ready", "/yard/spare")  # scaled to zero; a half listing lacks the second
+BACKOFF_S = 4.0  # of JOBS: time enough to let go what ended, before it comes again
 REPEATS = 4  # snapshots that say the same
 LOOK_EVERY_S = 0.1
 REGISTERED = {"eventType": "scheduler_reregistered_event", "master": {"hostname": "lab"}}
@@ -43,15 +46,28 @@ Wrong = Mapping[str, Any]
 
 async def deployed(handle: LabHandle, operator: Operator, fleet: Mapping[str, int] = FLEET) -> list[Proof]:
     for name, instances in fleet.items():
-        await operator.deploy(app(name, instances, 8080))
+        changes = {"backoffSeconds": BACKOFF_S} if name == JOBS else {}
+        await operator.deploy(app(name, instances, 8080, **changes))
     return await agreed(handle, operator, list(fleet.items()))
+
+
+async def resting(handle: LabHandle, operator: Operator) -> set[str]:
+    """Apps that ran and are scaled to zero now; the addresses of their seats."""
+    for name in RESTING:
+        await operator.deploy(app(name, 1, 8080))
+    proofs = await agreed(handle, operator, [*FLEET.items(), *((name, 1) for name in RESTING)])
+    for name in RESTING:
+        await operator.scale(name, 0)
+    left = of(proofs, *RESTING)
+    await eventually(lambda: gone(handle, left), DEADLINE_S)
+    return {proof.address for proof in left}
 
 
 # -- what must not change
 
 
 async def traces(handle: LabHandle) -> dict[str, Any]:
-    """Everything that an instance's end would change anywhere."""
+    """Everything that the end of an instance or app would change anywhere."""
     plan = handle.plan
     async with (
         aiohttp.ClientSession() as session,
@@ -70,6 +86,10 @@ async def traces(handle: LabHandle) -> dict[str, Any]:
         "nginx": os.readlink(plan.nginx_dir / "current"),
         "items": await handle.cmdb_items(),
         "changes of items": len(changes),
+        "leases": sorted(
+            (lease for lease in await background.leases(plan) if lease["state"] != "cooling"),
+            key=lambda lease: str(lease["address"]),
+        ),
     }
 
 
@@ -116,7 +136,9 @@ async def listing(operator: Operator, wrong: Wrong) -> AsyncIterator[None]:
         await operator.send("DELETE", "/lab/listing")
 
 
-async def repeated(plan: LabPlan, operator: Operator, result: str) -> None:
+async def repeated(
+    plan: LabPlan, operator: Operator, result: str, asked_by: Sequence[Wrong] = (REGISTERED, POSTED)
+) -> None:
     """Ask for snapshots, and for JOBS alone, until absence would be confirmed and `REPEATS` have ended so.
 
     A snapshot under way when that time is over began before it, so the one after it is awaited.
@@ -128,7 +150,7 @@ async def repeated(plan: LabPlan, operator: Operator, result: str) -> None:
 
     async def ask() -> tuple[None, str]:
         nonlocal enough, first
-        for event in (REGISTERED, POSTED):
+        for event in asked_by:
             await operator.send("POST", "/lab/events", event)
         ended = int(await metric(plan, "mooring_snapshots_total", result=result) - before)
         if ended and not first:
@@ -194,11 +216,13 @@ async def test_wrong_listings_touch_nothing_and_an_unheard_end_waits_for_an_oper
     plan: LabPlan, handle: LabHandle, operator: Operator
 ) -> None:
     proofs = await deployed(handle, operator)
+    seats = await resting(handle, operator)
     await held(handle, operator, {"kind": "empty"}, "15")
-    await held(handle, operator, {"kind": "half"}, "6 of 15")
+    await held(handle, operator, {"kind": "half"}, "6 of 15 instances and 3 apps")
     await not_believed(handle, operator, {"kind": "truncated"}, "failed", "/v2/apps")
     await not_believed(handle, operator, {"kind": "other", "empty": True}, "discarded", "-other")
-    await held_until_released(handle, operator, {proof.address for proof in proofs})
+    await seat_is_kept_for_what_ends_meanwhile(handle, operator, proofs)
+    await held_until_released(handle, operator, {proof.address for proof in proofs}, seats)
 
 
 async def held(handle: LabHandle, operator: Operator, wrong: Wrong, counts: str) -> None:
@@ -223,23 +247,59 @@ async def not_believed(handle: LabHandle, operator: Operator, wrong: Wrong, resu
         await right_again(plan, operator)
 
 
-async def held_until_released(handle: LabHandle, operator: Operator, addresses: set[str]) -> None:
+async def seat_is_kept_for_what_ends_meanwhile(
+    handle: LabHandle, operator: Operator, before: list[Proof]
+) -> None:
+    """The listing lacks the app, and one of its instances ends: it is let go, and finds its address again."""
+    plan, victim = handle.plan, of(before, JOBS)[0]
+    async with listing(operator, {"kind": "half"}):
+        await eventually(lambda: braked(plan, operator), DEADLINE_S)
+        logged = log_size(plan)
+        await handle.docker_kill(victim.task)
+        await eventually(lambda: let_go(plan, victim.address, logged), DEADLINE_S)
+        assert {lease["address"]: lease["state"] for lease in await background.leases(plan)}[
+            victim.address
+        ] in ("idle", "bound")
+    await right_again(plan, operator)
+    after = await agreed(handle, operator, list(FLEET.items()), gone={victim.task})
+    assert seated(after) == seated(before)
+
+
+async def braked(plan: LabPlan, operator: Operator) -> tuple[None, str]:
+    await operator.send("POST", "/lab/events", REGISTERED)
+    return None, "" if (await status(plan)).overview.brake else "the brake is off"
+
+
+async def let_go(plan: LabPlan, address: str, logged: int) -> tuple[None, str]:
+    told = [line for line in log_lines(plan, logged) if line["event"] == "let go"]
+    return None, "" if address in [line["address"] for line in told] else f"{address} is not let go"
+
+
+def seated(proofs: Sequence[Proof]) -> set[tuple[str, str]]:
+    return {(proof.app, proof.address) for proof in proofs}
+
+
+async def held_until_released(
+    handle: LabHandle, operator: Operator, addresses: set[str], seats: set[str]
+) -> None:
     """All apps are deleted and the daemon does not hear of it: that looks as wrong as an empty listing."""
     plan = handle.plan
     before, logged = await traces(handle), log_size(plan)
     await delete_unheard(operator)
-    await repeated(plan, operator, "merged")
-    await tells_why_it_holds(plan, "15", logged)
+    await repeated(plan, operator, "merged", [REGISTERED])
+    await tells_why_it_holds(plan, "15 of 15 instances and 6 apps", logged)
     after = await traces(handle)
     assert [set(marked(found)) for found in (before, after)] == [addresses] * 2
-    for kept in ("zones", "items", "changes of items", "haproxy.cfg"):
+    for kept in ("zones", "items", "changes of items", "haproxy.cfg", "leases"):
         assert after[kept] == before[kept]
 
+    reason = (await status(plan)).overview.brake
     code, output = await background.command(plan, "brake", "release")
-    assert (code, output) == (0, "released: what was held is treated as gone\n")
+    assert (code, output) == (0, f"held: {reason}\nreleased: what was held is treated as gone\n")
     await eventually(lambda: nothing_left(handle), DEADLINE_S)
     leases = {lease["address"]: lease["state"] for lease in await background.leases(plan)}
-    assert {address: leases.get(address) for address in addresses} == dict.fromkeys(addresses, "cooling")
+    given_back = addresses | seats
+    assert {address: leases.get(address) for address in given_back} == dict.fromkeys(given_back, "cooling")
     await right_again(plan, operator)
     assert (await background.command(plan, "brake", "release"))[0] == 1
 
@@ -323,7 +383,7 @@ async def test_real_ends_of_many_pass_at_once_and_an_empty_listing_is_not_believ
         await operator.send("DELETE", "/v2/groups/shop?force=true")  # 7 of 10
         await eventually(lambda: gone(handle, of(before, API, DB)), DEADLINE_S)
         await agreed(handle, operator, [(JOBS, 3)])
-    await held(handle, operator, {"kind": "empty"}, "3")
+    await held(handle, operator, {"kind": "empty"}, "3 of 3 instances and 1 app ")
 
 
 async def killed_all_at_once(handle: LabHandle, operator: Operator, before: list[Proof]) -> None:

@@ -137,7 +137,7 @@ class Life:
         records = daemon._records(settings, store, contents)
         marathon = Rest(self, contents.flags.get("framework"))
         chance = random.Random(f"daemon {self.number} {world.chance.random()}")
-        metrics = Metrics(CollectorRegistry(), "sim", [sink.name for sink in sinks])
+        metrics = Metrics(CollectorRegistry(), "sim", [sink.name for sink in sinks], framer="c")
         outside = Outside(world.clock, chance, marathon, sinks, self.epoch, metrics)  # type: ignore[arg-type]
         engine = self.engine = Engine(settings, records, outside)
         adopted = await settle_in(engine, ground)

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from mooring.controller.listing import AppListing, Snapshot, read_app, read_apps
+from mooring.controller.listing import AppListing, Snapshot, read_app
 from mooring.core.errors import Retryable, StoreBusy
 from mooring.core.model import AppId, BindingId, Epoch
 from mooring.core.sink import Change, Outcome, Sink
@@ -18,6 +18,7 @@ from mooring.core.specs import Spec
 from mooring.dns.records import Question, RRset, Unanswered, Update
 from mooring.handlers.hosts import Answer, Operation
 from tests.sim.world import World
+from tests.unit.listings import read_apps
 
 T = TypeVar("T")
 

@@ -137,7 +137,7 @@ class Story:
         engine = self.life.engine
         if engine.view.brake is not None and self.marathon.at_rest():
             self.world.trace(f"operator releases: {engine.view.brake}")
-            await engine.release_brake()
+            await engine.release_brake(engine.condition.overview().held)
         for app in engine.paused():
             self._command(engine.resume(None if app == EVERYTHING else AppId(app)))
 

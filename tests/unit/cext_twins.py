@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from mooring.cext import _pure, _pure_array
+from mooring.cext import ElementTooLong, _pure, _pure_array
 
 try:
     native: ModuleType | None = importlib.import_module("mooring.cext._native")
@@ -62,8 +62,14 @@ def splitting(splitter_class: Any, pieces: Sequence[bytes], key: str | None, lim
             elements += splitter.feed(piece)
         splitter.close()
     except ValueError as error:
-        return elements, str(error)
+        return elements, _mistake(error)
     return elements, None
+
+
+def _mistake(error: ValueError) -> str:
+    text = str(error)
+    assert isinstance(error, ElementTooLong) == (": an element is longer than " in text)
+    return text
 
 
 # -- streams

@@ -51,6 +51,7 @@ class FakeDaemon:
         ]  # fmt: skip
         self.paused: set[str] = set()
         self.asked = 0
+        self.vanishing = 0  # how many more the brake holds when it is to be released
         self.of_instances = Overview(
             "1.2.3", 7, "mooring", False, (), None, "attached to http://m1:8080", 12.0
         )
@@ -93,10 +94,12 @@ class FakeDaemon:
     async def resume(self, app: AppId | None) -> None:
         self.paused.discard(app or EVERYTHING)
 
-    async def release_brake(self) -> None:
+    async def release_brake(self, held: int) -> None:
         if self.of_instances.brake is None:
             raise Refused("the brake is off; there is nothing to release")
-        self.of_instances = replace(self.of_instances, brake=None)
+        if self.of_instances.held + self.vanishing > held:
+            raise Refused(f"{self.of_instances.held + self.vanishing} are held by now, not {held}")
+        self.of_instances = replace(self.of_instances, brake=None, held=0)
 
 
 @contextmanager

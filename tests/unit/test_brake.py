@@ -5,11 +5,23 @@ from __future__ import annotations
 import pytest
 
 from mooring.controller.brake import Absence, Brake, Limits, judge
-from mooring.controller.events import AppsChanged, AppTerminated, Event
-from mooring.controller.listing import AppListing, Snapshot
-from mooring.controller.view import Dirty, View
-from mooring.core.model import AppId, Instance, InstanceId, State
-from tests.unit.view_world import WEB, H, S, World, app, condition, health, instance, task
+from mooring.controller.events import AppsChanged, Event
+from mooring.controller.view import Dirty
+from mooring.core.model import AppId, InstanceId
+from tests.unit.view_world import (
+    WEB,
+    H,
+    S,
+    World,
+    app,
+    condition,
+    ended,
+    health,
+    instance,
+    many,
+    states,
+    task,
+)
 
 ON = Brake("because", since=5.0, most=4)
 
@@ -27,7 +39,8 @@ ON = Brake("because", since=5.0, most=4)
         pytest.param(ON, Absence(0, 3, 10), False, id="none-held"),
         pytest.param(ON, Absence(0, 4, 10), True, id="none-held-and-judged-anew"),
         pytest.param(ON, Absence(1, 0, 100), True, id="one-held"),
-        pytest.param(ON, Absence(0, 0, 100, apps=1), True, id="an-app-held"),
+        pytest.param(None, Absence(0, 0, 100, apps=50), False, id="apps-without-instances"),
+        pytest.param(ON, Absence(0, 0, 100, held_apps=1, apps=1), True, id="an-app-held"),
     ],
 )
 def test_the_table(brake: Brake | None, absence: Absence, on: bool) -> None:
@@ -49,23 +62,6 @@ def test_a_brake_that_goes_on_again_is_a_new_one() -> None:
 
 
 # -- in a view
-
-
-def many(count: int, of: AppId = WEB) -> list[Instance]:
-    return [instance(InstanceId(f"{of[1:]}.instance-{i}"), of=of) for i in range(count)]
-
-
-def states(view: View) -> list[State]:
-    return [found.state for found in view.instances()]
-
-
-def ended(*instances: Instance) -> list[Event]:
-    return [task(S.DEAD, id=each.id, of=each.app) for each in instances]
-
-
-def empty(world: World, after: float = 61) -> Dirty:
-    world.now += after
-    return world.view.apply_snapshot(Snapshot(world.now, {}), world.now + 0.5)
 
 
 @pytest.mark.parametrize(
@@ -162,45 +158,15 @@ def test_the_reason_names_the_most_that_were_held() -> None:
 def test_an_empty_listing_removes_nothing_however_often_it_comes(count: int) -> None:
     world = World(*many(count))
     for _ in range(5):
-        assert empty(world) == Dirty()
+        assert world.empty() == Dirty()
     assert world.view.brake == (
         f"Marathon's listing is empty, but {count} of {count} instances "
-        "and 1 apps are known that have not ended"
+        "and 1 app are known that have not ended"
     )
     assert len(world.view.held) == count
     assert (world.view.app(WEB), world.view.is_deleted(WEB)) == (app(), False)
     world.snap(*many(count))
     assert (world.view.brake, set(states(world.view))) == (None, {S.RUNNING})
-
-
-def test_an_empty_listing_holds_apps_without_instances() -> None:
-    world = World()
-    empty(world)
-    assert world.view.brake is not None
-    assert world.view.apps() == [app()]
-    world.snap()
-    assert (world.view.brake, world.view.apps()) == (None, [app()])
-    empty(world)
-    world.view.release(world.now)
-    assert (world.view.brake, world.view.apps()) == (None, [])
-    empty(world)
-    assert world.view.brake is None
-
-
-def test_an_app_that_is_asked_for_alone_and_not_found_is_no_longer_held() -> None:
-    world = World()
-    empty(world)
-    world.view.apply_app(AppListing(WEB, None, (), world.now + 1), world.now + 2)
-    assert (world.view.brake, world.view.apps()) == (None, [])
-
-
-def test_pods_are_something() -> None:
-    world = World(*many(3))
-    for _ in range(3):
-        world.now += 61
-        pods = {AppId("/pod"): frozenset({InstanceId("p")})}
-        world.view.apply_snapshot(Snapshot(world.now, {}, pods), world.now)
-    assert states(world.view) == [S.GONE] * 3
 
 
 # -- what passes
@@ -240,96 +206,6 @@ def test_a_mass_kill_passes_at_once(seen_dead: bool) -> None:
     assert (world.view.brake, set(states(world.view))) == (None, {S.RUNNING})
 
 
-GROUP = [AppId(f"/group/{k}") for k in range(4)]
-
-
-def group() -> World:
-    world = World(*many(2))
-    every = [each for of in GROUP for each in many(5, of)]
-    world.snap(*many(2), *every)
-    return world
-
-
-@pytest.mark.parametrize("everything", [False, True], ids=["others-stay", "nothing-is-left"])
-@pytest.mark.parametrize("order", ["ends-first", "terminated-first"])
-def test_a_group_deletion_passes_at_once(everything: bool, order: str) -> None:
-    world = group()
-    gone = [*GROUP, WEB] if everything else GROUP
-    ends = ended(*(each for of in gone for each in world.view.instances_of(of)))
-    terminated: list[Event] = [AppTerminated(of) for of in gone]
-    world.tell(*(ends + terminated if order == "ends-first" else terminated + ends))
-    if everything:
-        empty(world)
-    else:
-        world.snap(*many(2))
-    assert (world.view.brake, states(world.view).count(S.GONE)) == (None, 22 if everything else 20)
-
-
-@pytest.mark.parametrize("whole", [True, False], ids=["snapshot", "app-by-app"])
-def test_a_group_being_deleted_is_not_held_and_keeps_its_instances_until_they_end(
-    whole: bool,
-) -> None:
-    """Marathon stops listing an app when its deletion begins, and its tasks take their time to end."""
-
-    def look(world: World) -> None:
-        world.now += 1
-        if whole:
-            world.snap(*many(2))
-        for of in () if whole else GROUP:
-            world.view.apply_app(AppListing(of, None, (), world.now), world.now + 0.5)
-
-    world = group()
-    world.tell(AppsChanged(tuple(GROUP), (), tuple(GROUP)))
-    look(world)
-    assert (world.view.brake, set(states(world.view))) == (None, {S.RUNNING})
-    world.tell(*ended(*(each for of in GROUP for each in world.view.instances_of(of))))
-    look(world)
-    assert (world.view.brake, states(world.view).count(S.GONE)) == (None, 20)
-
-
-@pytest.mark.parametrize("braked", [False, True], ids=["brake-off", "brake-on"])
-def test_where_the_ends_of_a_deleted_group_were_missed_two_listings_are_enough(braked: bool) -> None:
-    world = group()
-    others = [instance(InstanceId(f"o.{k}"), of=AppId("/others")) for k in range(30)]
-    stay = [*many(2), *others[: 10 if braked else 30]]
-    world.snap(*many(2), *others, *(each for of in GROUP for each in many(5, of)))
-    world.tell(AppsChanged(tuple(GROUP), (), tuple(GROUP)))
-    more = app(AppId("/others"))
-    world.snap(*stay, apps=(app(), more))
-    world.snap(*stay, after=61, apps=(app(), more))
-    assert (world.view.brake is not None) is braked
-    assert {found.state for of in GROUP for found in world.view.instances_of(of)} == {S.GONE}
-    assert S.GONE not in [found.state for found in world.view.instances_of(AppId("/others"))]
-
-
-def test_a_deletion_that_was_called_off_explains_nothing() -> None:
-    world = group()
-    every = [each for of in GROUP for each in many(5, of)]
-    world.tell(AppsChanged(tuple(GROUP), (), tuple(GROUP)))
-    world.snap(*many(2))
-    world.snap(*many(2), *every)
-    world.snap(*many(2))
-    assert len(world.view.held) == 20
-
-
-def test_an_empty_listing_is_believed_of_what_is_being_deleted() -> None:
-    world = World(*many(3))
-    world.tell(AppsChanged((WEB,), (), (WEB,)))
-    empty(world)
-    assert (world.view.brake, set(states(world.view))) == (None, {S.RUNNING})
-    world.tell(*ended(*many(3)))
-    empty(world)
-    assert (world.view.brake, set(states(world.view))) == (None, {S.GONE})
-
-
-def test_a_deletion_while_nobody_listened_is_held() -> None:
-    world = group()
-    world.view.attached()
-    world.snap(*many(2))
-    world.snap(*many(2), after=61)
-    assert len(world.view.held) == 20
-
-
 # -- while it is on, and afterwards
 
 
@@ -362,3 +238,37 @@ def test_release_is_for_what_is_held_at_that_moment() -> None:
     world.snap(*many(6), after=61)
     assert world.view.held == {each.id for each in many(12)[6:]}
     assert states(world.view).count(S.GONE) == 12
+
+
+def test_release_spares_what_marathon_spoke_of_since_it_was_missed() -> None:
+    world = World(*many(12))
+    world.snap()
+    back, judged, dead = many(3)
+    world.tell(task(S.RUNNING, id=back.id), health(False, id=judged.id), *ended(dead))
+    assert len(world.view.held) == 12
+    world.view.release(world.now)
+    assert {each.id for each in world.view.instances() if each.state is not S.GONE} == {back.id, judged.id}
+    assert (world.view.brake, world.view.held) == (None, frozenset())
+    world.snap()
+    world.snap(after=59)
+    assert world.one(back.id).state is S.RUNNING
+    world.snap(after=1)
+    assert set(states(world.view)) == {S.GONE}
+
+
+@pytest.mark.parametrize(
+    "event",
+    [task(S.RUNNING, at=9), task(S.KILLING, at=9), condition(S.RUNNING, at=9), health(True, at=9)],
+    ids=["running", "killing", "condition", "verdict"],
+)
+def test_an_event_between_two_listings_makes_the_second_the_first(event: Event) -> None:
+    world = World(instance())
+    world.snap()
+    world.now += 60
+    world.tell(event)
+    before = world.state
+    world.snap()
+    world.snap(after=59)
+    assert world.state is before
+    world.snap(after=1)
+    assert world.state is S.GONE

@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +31,16 @@ from tests.unit.cext_twins import (
 )
 
 SHOW = "from mooring.cext import *; print(IMPLEMENTATION, Framer.__module__, ArraySplitter.__module__)"
+PYTHON = ["python", "mooring.cext._pure", "mooring.cext._pure_array"]
+SOURCES = Path(_pure.__file__).parent
+NATIVE_FILE = f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"
 
 
-def chosen(asked_for: str) -> subprocess.CompletedProcess[str]:
+def chosen(asked_for: str, first: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """What a new interpreter chooses; `first` holds an installation that comes before ours."""
     environment = os.environ | {"MOORING_CEXT": asked_for}
+    if first is not None:
+        environment["PYTHONPATH"] = str(first)
     return subprocess.run(
         [sys.executable, "-c", SHOW], env=environment, capture_output=True, text=True, check=False
     )
@@ -53,7 +61,7 @@ def test_where_a_compiler_is_c_serves() -> None:
 
 
 def test_the_twin_can_be_forced() -> None:
-    assert chosen("python").stdout.split() == ["python", "mooring.cext._pure", "mooring.cext._pure_array"]
+    assert chosen("python").stdout.split() == PYTHON
 
 
 @needs_native
@@ -63,6 +71,37 @@ def test_c_can_be_insisted_on() -> None:
 
 def test_an_unknown_choice_is_refused() -> None:
     assert "MOORING_CEXT is 'rust'; set it to c or python" in chosen("rust").stderr
+
+
+@pytest.fixture
+def unbuilt(tmp_path: Path) -> Path:
+    """An installation without the extension."""
+    package = tmp_path / "mooring/cext"
+    package.mkdir(parents=True)
+    for source in SOURCES.glob("*.py"):
+        shutil.copy(source, package)
+    return tmp_path
+
+
+def test_where_it_was_not_built_the_twin_serves_unless_c_is_insisted_on(unbuilt: Path) -> None:
+    assert chosen("", unbuilt).stdout.split() == PYTHON
+    refusal = chosen("c", unbuilt).stderr
+    assert "MOORING_CEXT asks for C, but mooring.cext._native was not built: install gcc" in refusal
+
+
+def test_one_that_cannot_be_loaded_is_no_reason_to_be_slow_in_silence(unbuilt: Path) -> None:
+    (unbuilt / "mooring/cext" / NATIVE_FILE).write_bytes(b"not an extension")
+    for asked_for in ("", "c"):
+        result = chosen(asked_for, unbuilt)
+        assert result.returncode != 0
+        assert "mooring.cext._native was built but cannot be loaded (" in result.stderr
+        assert "set MOORING_CEXT=python" in result.stderr
+    assert chosen("python", unbuilt).stdout.split() == PYTHON
+
+
+def test_a_module_that_the_extension_misses_is_named_itself(unbuilt: Path) -> None:
+    (unbuilt / "mooring/cext/_native.py").write_text("import mooring.cext.missing\n")
+    assert "No module named 'mooring.cext.missing'" in chosen("", unbuilt).stderr.splitlines()[-1]
 
 
 # -- they agree
@@ -190,32 +229,65 @@ def test_frames_survive_their_framer_and_their_piece() -> None:
     assert frames == [("a", b"1")]
 
 
-@needs_native
-@pytest.mark.skipif(
-    sys.version_info >= (3, 12), reason="from 3.12 on no foreign code runs while objects are made"
-)
-def test_a_call_from_within_a_call_is_refused() -> None:
-    assert native is not None
-    framer, refused = native.Framer(), []
+class Trap:
+    """Garbage that calls a machine when it is collected, and keeps what it was refused with."""
 
-    class Trap:
-        def __del__(self) -> None:
-            try:
-                framer.feed(b"data: inner\n\n")
-            except RuntimeError as error:
-                refused.append(str(error))
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self._call = call
+        self.refused: list[str] = []
+        self._itself = self  # so that only the collector finds it
 
+    def __del__(self) -> None:
+        try:
+            self._call()
+        except RuntimeError as error:
+            self.refused.append(str(error))
+
+
+def sprung(inner: Callable[[], Any], outer: Callable[[], Any]) -> tuple[Any, list[str]]:
+    """The result of `outer`, and what `inner` was refused with when the collector called it meanwhile."""
     thresholds = gc.get_threshold()
     gc.disable()
     try:
-        trap: Any = Trap()
-        trap.itself = trap
+        trap = Trap(inner)
+        refused = trap.refused
         del trap
+        unspent = [[] for _ in range(1000)]  # no list is left that would be given out again, uncollected
         gc.set_threshold(1)
         gc.enable()
-        frames = framer.feed(b"data: outer\n\n" * 1000)
+        result = outer()
     finally:
         gc.set_threshold(*thresholds)
         gc.enable()
+    assert len(unspent) == 1000
+    return result, refused
+
+
+only_before_3_12 = pytest.mark.skipif(
+    sys.version_info >= (3, 12), reason="from 3.12 on no foreign code runs while objects are made"
+)
+
+
+@needs_native
+@only_before_3_12
+def test_a_call_of_the_framer_from_within_a_call_is_refused() -> None:
+    assert native is not None
+    framer = native.Framer()
+    inner, outer = partial(framer.feed, b"data: inner\n\n"), partial(framer.feed, b"data: outer\n\n" * 1000)
+    frames, refused = sprung(inner, outer)
     assert frames == [("message", b"outer")] * 1000
-    assert refused == ["feed was called while it was at work"]
+    assert refused == ["feed was called while feed was at work"]
+
+
+@needs_native
+@only_before_3_12
+@pytest.mark.parametrize("name", ["feed", "close"])
+def test_a_call_of_the_splitter_from_within_a_call_is_refused(name: str) -> None:
+    assert native is not None
+    splitter = native.ArraySplitter(None)
+    splitter.feed(b"[1,")
+    inner = partial(splitter.feed, b"9,") if name == "feed" else splitter.close
+    elements, refused = sprung(inner, partial(splitter.feed, b"2,3]"))
+    assert elements == [b"2", b"3"]
+    assert refused == [f"{name} was called while feed was at work"]
+    splitter.close()

@@ -75,7 +75,8 @@ class Desk:
             self.claims.of(each)
 
     def see(self, apps: Iterable[App]) -> None:
-        deque(self.claims.see(apps), maxlen=0)
+        listed = {app.id: app for app in apps}
+        deque(self.claims.see(listed, listed.get), maxlen=0)
 
     def names(self, *apps: App) -> Mapping[AppId, str]:
         """The name that each app has now."""

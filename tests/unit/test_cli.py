@@ -235,13 +235,21 @@ class TestLookups:
         assert (refused.exit_code, refused.stderr) == (1, "app /unknown: Marathon has no such app\n")
 
     def test_the_brake_is_shown_and_released(self, run: Run, daemon: FakeDaemon) -> None:
-        daemon.of_instances = replace(daemon.of_instances, brake="12 of 12 are missing")
+        daemon.of_instances = replace(daemon.of_instances, brake="12 of 12 are missing", held=12)
         shown = run("brake", "show")
         assert (shown.exit_code, shown.output) == (1, "held: 12 of 12 are missing\n")
-        assert run("brake", "release").exit_code == 0
+        released = run("brake", "release").output
+        assert released == "held: 12 of 12 are missing\nreleased: what was held is treated as gone\n"
         assert run("brake", "show").output == "the brake is off\n"
         again = run("brake", "release")
         assert (again.exit_code, again.stderr) == (1, "the brake is off; there is nothing to release\n")
+
+    def test_the_brake_is_not_released_for_more_than_was_shown(self, run: Run, daemon: FakeDaemon) -> None:
+        daemon.of_instances = replace(daemon.of_instances, brake="12 of 12 are missing", held=12)
+        daemon.vanishing = 1
+        refused = run("brake", "release")
+        assert (refused.exit_code, refused.stderr) == (1, "13 are held by now, not 12\n")
+        assert run("brake", "show").exit_code == 1
 
 
 class TestExitCodes:

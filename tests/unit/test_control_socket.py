@@ -113,6 +113,8 @@ class TestAnswers:
             ("POST", "/pause", b"{", 400, "body: "),
             ("POST", "/pause", b'{"ap": "/x"}', 400, "unknown field"),
             ("POST", "/pause", b'{"app": "x\\n"}', 400, "ids begin with /"),
+            ("POST", "/brake/release", b"{}", 400, "`held`"),
+            ("POST", "/brake/release", b"", 400, "body: "),
             ("GET", "/history?limit=0", b"", 400, "limit: '0'"),
             ("GET", "/history?limit=many", b"", 400, "limit: 'many'"),
             ("GET", "/nothing", b"", 404, "GET /nothing: Not Found"),

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import MutableMapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from mooring.cext import Frame, Framer
 from mooring.controller.dialect import read_host, read_instance_id, read_task_id
 from mooring.controller.events import (
     ATTACHED,
     IGNORED,
+    MOST_OBJECTS,
     WANTED,
     AppsChanged,
     AppTerminated,
@@ -21,12 +25,12 @@ from mooring.controller.events import (
     EventUnreadable,
     HealthReported,
     InstanceReported,
-    Intake,
     SchedulerChanged,
     TaskReported,
     decode,
     objects,
 )
+from mooring.controller.intake import Intake
 from mooring.core.model import AppId, HostName, InstanceId, State, TaskId
 
 SAMPLES = Path(__file__).parents[1] / "data" / "marathon-events"
@@ -92,9 +96,13 @@ def test_unknown_terminations_of_both_generations() -> None:
 
 def test_a_deployment_names_apps_and_pods() -> None:
     data = json.loads(sample("deployment_step_success").data)
-    event = decode(Frame("deployment_success", json.dumps(data).encode()))
-    apps = (AppId("/prod/web/legacy"), AppId("/prod/web/cache"))
-    assert event == AppsChanged(apps, (AppId("/prod/edge/proxy"),), apps[:1])
+    read = [
+        decode(Frame(f"deployment_{kind}", json.dumps(data).encode()))
+        for kind in ("info", "success", "failed")
+    ]
+    apps, pods = (AppId("/prod/web/legacy"), AppId("/prod/web/cache")), (AppId("/prod/edge/proxy"),)
+    begun, failed = AppsChanged(apps, pods, stopped=apps[:1]), AppsChanged(apps, pods, kept=apps[:1])
+    assert read == [begun, AppsChanged(apps, pods), failed]
 
 
 @pytest.mark.parametrize(
@@ -255,7 +263,7 @@ def test_several_objects_in_one_block() -> None:
 def test_one_object_over_several_lines() -> None:
     pretty = (SAMPLES / "status_update_event.json").read_bytes()
     assert b"\n" in pretty
-    assert objects(Frame("status_update_event", pretty)) == [Frame("status_update_event", pretty)]
+    assert list(objects(Frame("status_update_event", pretty))) == [Frame("status_update_event", pretty)]
 
 
 def test_the_intake_goes_on_after_every_kind_of_damage() -> None:
@@ -280,9 +288,86 @@ def test_the_intake_goes_on_after_every_kind_of_damage() -> None:
     framer = Framer(limit=2000)
     for frame in framer.feed(stream):
         intake.take(frame)
-    assert len(facts) == 3
+    assert len(facts) == 2  # what follows the torn piece of a block is passed over
     assert framer.skipped == 1
     assert intake.unreadable == {"json": 3, "shape": 1}
     assert intake.ignored == {"unknown": 2, ATTACHED: 1}
-    assert intake.decoded == {"app_terminated_event": 3}
+    assert intake.decoded == {"app_terminated_event": 2}
     assert lost == ["json", "json", "shape", "json"]
+
+
+# -- what it may cost
+
+
+def taken(*frames: Frame) -> tuple[list[Event], list[str], list[MutableMapping[str, Any]], Intake]:
+    """The facts, the reasons told, the lines logged, and the intake with its counters."""
+    facts: list[Event] = []
+    lost: list[str] = []
+    intake = Intake(facts.append, lost.append)
+    with capture_logs() as logged:
+        for frame in frames:
+            intake.take(frame)
+    return facts, lost, logged, intake
+
+
+@pytest.mark.parametrize("kind", ["status_update_event", "of_the_future"])
+def test_a_frame_of_rubbish_lines_is_one_loss_and_one_line(kind: str) -> None:
+    facts, lost, logged, intake = taken(Frame(kind, b"\n".join([b"x"] * 100_000)))
+    assert (facts, lost, len(logged)) == ([], ["json"], 1)
+    assert intake.unreadable == {"json": 1}
+    assert not intake.ignored
+
+
+def test_lines_before_the_first_bad_one_count() -> None:
+    good = sample("app_terminated_event").data
+    facts, lost, logged, intake = taken(
+        Frame("app_terminated_event", b"\n".join([good, b" ", good, *[b"x"] * 100_000, good]))
+    )
+    assert facts == [AppTerminated(AppId("/prod/web/legacy"))] * 2
+    assert (lost, len(logged), intake.decoded.total()) == (["json"], 1, 2)
+
+
+@pytest.mark.parametrize("more", [0, 1, 100_000])
+def test_objects_in_one_block_are_bounded(more: int) -> None:
+    block = b"\n".join([sample("app_terminated_event").data] * MOST_OBJECTS + [b"{}"] * more)
+    facts, lost, logged, intake = taken(Frame("app_terminated_event", block))
+    assert len(facts) == MOST_OBJECTS
+    assert lost == ["too_many"] * bool(more)
+    assert intake.unreadable.total() == len(logged) == bool(more)
+
+
+def test_a_block_of_nothing_but_white_space_is_a_loss() -> None:
+    assert taken(Frame("status_update_event", b"\n \n"))[1] == ["json"]
+
+
+def test_a_flood_of_one_kind_is_logged_ever_more_rarely_and_counted_exactly() -> None:
+    odd = Frame("status_update_event", status(taskStatus="TASK_ODD"))
+    _, lost, logged, intake = taken(*[odd] * 1234)
+    assert [line["count"] for line in logged] == [1, 10, 100, 1000]
+    assert {(line["reason"], line["event_type"]) for line in logged} == {("state", "status_update_event")}
+    assert "TASK_ODD" in logged[0]["error"]
+    assert (len(lost), intake.unreadable) == (1234, {"state": 1234})
+
+
+def test_each_kind_is_logged_at_its_first() -> None:
+    frames = [
+        Frame("status_update_event", status(taskStatus="TASK_ODD")),
+        Frame("status_update_event", b"torn"),
+        Frame("app_terminated_event", b"torn"),
+        *(Frame(f"made_up_{number}", b"torn") for number in range(50)),
+    ]
+    _, lost, logged, intake = taken(*frames, *frames[:3])
+    assert [(line["reason"], line["event_type"], line["count"]) for line in logged] == [
+        ("state", "status_update_event", 1),
+        ("json", "status_update_event", 1),
+        ("json", "app_terminated_event", 1),
+        ("json", "unknown", 1),
+        ("json", "unknown", 10),
+    ]
+    assert len(lost) == intake.unreadable.total() == len(frames) + 3
+
+
+def test_a_name_that_a_sender_makes_up_is_not_logged_at_any_length() -> None:
+    _, lost, [line], _ = taken(Frame("x" * 1_000_000, b"y" * 1_000_000))
+    assert lost == ["json"]
+    assert len(line["error"]) < 500

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from mooring.cext import Frame
 from mooring.controller.inbox import DEFAULT_INBOX, Inbox
@@ -204,3 +205,30 @@ def test_nothing_is_lost_doubled_or_reordered(steps: list[int | str]) -> None:
         assert box.behind == 0
 
     asyncio.run(live())
+
+
+async def test_after_a_defect_and_after_an_overflow_the_inbox_is_as_roomy_as_new() -> None:
+    heard = Heard()
+    box = inbox(heard, limit=400)
+    async with applying(box):
+        for _ in range(3):
+            box.put(events("x" * 200, event="defect"))
+            await passes(4)
+            box.put(events("fits"))
+            box.put(events("y" * 300))  # does not, beside the other
+            await passes(4)
+    assert heard.notes.count("fits") == 3
+    assert box.overflowed == 3
+    assert (box._bytes, box.behind) == (0, 0)
+
+
+async def test_each_overflow_is_logged_once() -> None:
+    box = inbox(Heard(), limit=300)
+    with capture_logs() as lines:
+        async with applying(box):
+            for _ in range(2):
+                box.put(events("fits"))
+                box.put(events("y" * 300))
+                box.put(events("z" * 300))
+                await passes(4)
+    assert [line["event"] for line in lines] == ["events dropped"] * 2

@@ -1,4 +1,4 @@
-"""Listings decoded: both generations of replies, whole or cut into elements, and what is no listing."""
+"""Listings decoded: both generations of replies, one app at a time, and what is no app."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from mooring.controller.listing import (
     app_steps,
     listed_app_steps,
     read_app,
-    read_apps,
     read_listed_app,
     read_listed_pod,
-    read_pods,
 )
 from mooring.core.errors import Retryable
 from mooring.core.model import App, AppId, Health, InstanceId, Port, State
+from tests.unit.listings import elements, read_apps, read_pods
 
 DATA = Path(__file__).parents[1] / "data" / "marathon-api"
 APPS = (DATA / "v2-apps-embed-tasks.json").read_bytes()
@@ -203,15 +202,6 @@ def test_pods() -> None:
     assert read_pods(body) == {"/p": {InstanceId(f"p.instance-{UUID}")}, "/q": frozenset()}
 
 
-@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b"null", APPS[:-20], b"<html>", b'{"apps":[{"id":1}]}'])
-def test_anything_else_is_no_listing(body: bytes) -> None:
-    with pytest.raises(Retryable, match="/v2/apps"):
-        read_apps(body, 0)
-
-
-# -- cut into elements
-
-
 NO_APP = [b"", b"{}", b"[]", b"null", b"<html>", b'{"id":7}', b'{"id":""}', b'{"id":"/a","tasks":7}']
 
 
@@ -225,17 +215,6 @@ def test_what_is_no_app(element: bytes) -> None:
 def test_what_is_no_pod(element: bytes) -> None:
     with pytest.raises(Retryable, match=r"/v2/pods/::status: .*truncated or not what Marathon sends: "):
         read_listed_pod(element)
-
-
-def test_one_app_and_one_pod() -> None:
-    whole = read_apps(APPS, 5.0)
-    assert [read_listed_app(element, 5.0) for element in elements()] == list(whole.values())
-    pod = json.dumps({"id": "/p", "instances": [{"id": f"p.instance-{UUID}"}]}).encode()
-    assert read_listed_pod(pod) == ("/p", {f"p.instance-{UUID}"})
-
-
-def elements() -> list[bytes]:
-    return [json.dumps(app).encode() for app in json.loads(APPS)["apps"]]
 
 
 def test_what_tasks_repeat_is_one_string_for_all() -> None:
@@ -271,7 +250,7 @@ def finished(running: Generator[None, None, AppListing]) -> tuple[int, AppListin
 
 
 def test_a_small_app_is_decoded_at_once() -> None:
-    for element in elements():
+    for element in elements(APPS, "apps"):
         assert steps(element) == (0, read_listed_app(element, 5.0))
 
 

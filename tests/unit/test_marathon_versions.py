@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 from aiohttp import web
@@ -21,24 +20,18 @@ from mooring.controller.events import (
     Event,
     HealthReported,
     InstanceReported,
-    Intake,
     TaskReported,
     decode,
 )
-from mooring.controller.listing import (
-    Snapshot,
-    read_app,
-    read_apps,
-    read_listed_app,
-    read_listed_pod,
-    read_pods,
-)
+from mooring.controller.intake import Intake
+from mooring.controller.listing import Snapshot, read_app
 from mooring.controller.snapshot import Marathon
 from mooring.controller.view import View
 from mooring.core.clock import SystemClock
 from mooring.core.model import App, AppId, Health, HostName, Instance, InstanceId, Port, State
 from tests.data.marathon import make
 from tests.data.marathon.shapes import V1
+from tests.unit.listings import read_apps, read_pods
 
 VERSIONS = sorted(make.RELEASES)
 LISTED_AT = "2020-05-22T13:15"
@@ -59,11 +52,6 @@ every_version = pytest.mark.parametrize("minor", VERSIONS, ids=[f"1.{minor}" for
 
 def fixture(minor: int, name: str) -> bytes:
     return (make.HERE / f"1.{minor}" / name).read_bytes()
-
-
-def elements(minor: int) -> Iterator[bytes]:
-    for app in json.loads(fixture(minor, "apps.json"))["apps"]:
-        yield json.dumps(app).encode()
 
 
 def frames(minor: int) -> list[Frame]:
@@ -225,7 +213,6 @@ def test_the_listing_says_the_same(minor: int) -> None:
     assert {id: listing.app for id, listing in listings.items()} == APPS
     instances = [instance for listing in listings.values() for instance in listing.instances]
     assert {seat(instance.id): described(instance) for instance in instances} == INSTANCES
-    assert [read_listed_app(element, 5.0) for element in elements(minor)] == list(listings.values())
     assert read_app(fixture(minor, "app.json"), 5.0) == listings[WEB]
 
 
@@ -243,10 +230,8 @@ def instances_of_web(minor: int) -> tuple[Instance, ...]:
 
 @every_version
 def test_pods_are_named_alike(minor: int) -> None:
-    [pod] = json.loads(fixture(minor, "pods.json"))
-    expected = (EDGE, frozenset({InstanceId(f"shop_edge.instance-{make.POD.uuid}")}))
-    assert read_listed_pod(json.dumps(pod).encode()) == expected
-    assert read_pods(fixture(minor, "pods.json")) == dict([expected])
+    instance = InstanceId(f"shop_edge.instance-{make.POD.uuid}")
+    assert read_pods(fixture(minor, "pods.json")) == {EDGE: frozenset({instance})}
 
 
 @every_version
@@ -284,7 +269,7 @@ def snapshot(minor: int, begun: float, without: frozenset[AppId] = frozenset()) 
 @every_version
 def test_stream_and_listings_end_in_the_same_picture(minor: int) -> None:
     view = View(absence_confirm_s=10)
-    view.attached()
+    view.attached(0.5)
     for fact in facts(minor, until=LISTED_AT):
         view.apply_event(fact, 1.0)
     view.apply_snapshot(snapshot(minor, 2.0), 3.0)

@@ -184,7 +184,7 @@ def test_what_an_ended_task_no_longer_tells_stays() -> None:
 def test_a_new_attachment_voids_older_stamps() -> None:
     world = World(instance())
     world.tell(task(S.UNREACHABLE, at=30))
-    world.view.attached()
+    world.view.attached(world.now)
     world.tell(task(S.RUNNING, at=5))
     assert world.state is S.RUNNING
 

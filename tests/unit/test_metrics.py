@@ -46,7 +46,7 @@ def clock() -> SteppedClock:
 
 @pytest.fixture
 def metrics(daemon: FakeDaemon, clock: SteppedClock) -> Metrics:
-    metrics = Metrics(CollectorRegistry(), "1.2.3", ["network"])
+    metrics = Metrics(CollectorRegistry(), "1.2.3", ["network"], framer="python")
     metrics.collect_from(daemon, Pulse(clock), Turns())
     return metrics
 
@@ -62,8 +62,12 @@ def test_names(metrics: Metrics) -> None:
     assert shown >= NAMES
 
 
+def test_what_runs_is_shown(metrics: Metrics) -> None:
+    assert value(metrics, "build_info", version="1.2.3", framer="python") == 1
+
+
 def test_no_two_registries_share_anything() -> None:
-    first, second = (Metrics(CollectorRegistry(), "1.2.3") for _ in range(2))
+    first, second = (Metrics(CollectorRegistry(), "1.2.3", framer="c") for _ in range(2))
     first.applied("dns", 0.2)
     assert value(second, "event_to_applied_seconds_count", sink="dns") is None
 

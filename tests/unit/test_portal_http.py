@@ -28,7 +28,7 @@ class Portal:
     def __init__(self) -> None:
         self.daemon = FakeDaemon()
         self.clock = SteppedClock()
-        self.metrics = Metrics(CollectorRegistry(), "1.2.3")
+        self.metrics = Metrics(CollectorRegistry(), "1.2.3", framer="c")
         self.pulse = Pulse(self.clock)
         self.metrics.collect_from(self.daemon, self.pulse, Turns())
 
@@ -68,7 +68,7 @@ async def test_metrics_are_in_prometheus_own_form(portal: Portal) -> None:
     status, text, kind = await portal.get("/metrics")
     assert status == 200
     assert kind.startswith("text/plain; version=")
-    assert 'mooring_build_info{version="1.2.3"} 1.0' in text
+    assert 'mooring_build_info{framer="c",version="1.2.3"} 1.0' in text
 
 
 async def test_promtool_finds_nothing_wrong(portal: Portal) -> None:

@@ -12,6 +12,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from mooring.cext import DEFAULT_LIMIT
+from mooring.controller import snapshot
 from mooring.controller.access import Access
 from mooring.controller.listing import AppListing
 from mooring.controller.snapshot import Marathon, OtherCluster
@@ -139,6 +141,23 @@ async def test_a_body_that_ends_early_is_never_a_snapshot(fake: Fake, marathon: 
         await marathon.snapshot()
 
 
+async def test_an_app_may_take_more_than_an_event(fake: Fake, marathon: Marathon) -> None:
+    large = {"id": "/large", "labels": {"long": "x" * (DEFAULT_LIMIT + 1)}}
+    fake.answers["/v2/apps"] = lambda: web.json_response({"apps": [large]})
+    assert set((await marathon.snapshot()).apps) == {"/large"}
+
+
+async def test_an_app_over_the_limit_is_told_with_the_remedy(
+    fake: Fake, marathon: Marathon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot, "_LONGEST_MIB", 1)
+    large = {"id": "/large", "labels": {"long": "x" * (1024 * 1024)}}
+    fake.answers["/v2/apps"] = lambda: web.json_response({"apps": [large]})
+    with pytest.raises(Retryable, match=r"/v2/apps.* more than the 1 MiB .* fewer tasks per app") as caught:
+        await marathon.snapshot()
+    assert "truncated" not in str(caught.value)
+
+
 async def test_no_leader_and_no_registration(fake: Fake, marathon: Marathon) -> None:
     fake.answers["/v2/leader"] = lambda: web.json_response({"message": "There is no leader"}, status=404)
     with pytest.raises(Retryable, match="There is no leader"):
@@ -223,6 +242,62 @@ async def test_the_next_endpoint_is_asked_and_remembered(fake: Fake) -> None:
         await marathon.snapshot()
         assert marathon._endpoints[0] == fake.url
         assert {headers["Authorization"] for headers in fake.headers} == {"Basic dTpw"}
+
+
+@pytest.fixture
+async def stranger() -> AsyncIterator[Fake]:
+    """Another cluster's Marathon: it knows none of our apps."""
+    fake = Fake(framework="f-2", answers={"/v2/apps/prod/web/api": missing})
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", fake.handle)
+    async with TestServer(app, host="127.0.0.1") as server:
+        fake.url = str(server.make_url("")).rstrip("/")
+        yield fake
+
+
+def missing() -> web.Response:
+    return web.json_response({"message": "no such app"}, status=404)
+
+
+def busy() -> web.Response:
+    return web.json_response({"message": "busy"}, status=503)
+
+
+async def test_an_endpoint_of_another_cluster_does_not_keep_us_from_ours(fake: Fake, stranger: Fake) -> None:
+    access = Access((fake.url, stranger.url))
+    async with Marathon(access, SystemClock(), framework="f-1", timeout_s=2) as marathon:
+        fake.answers["/v2/info"] = busy
+        with pytest.raises(OtherCluster, match=stranger.url):
+            await marathon.snapshot()
+        del fake.answers["/v2/info"]
+        assert (await marathon.snapshot()).framework == "f-1"
+
+
+async def test_one_listing_is_asked_of_one_endpoint(fake: Fake, stranger: Fake) -> None:
+    access = Access((fake.url, stranger.url))
+    async with Marathon(access, SystemClock(), framework="f-1", timeout_s=2) as marathon:
+        fake.answers["/v2/apps/prod/web/api"] = fake.answers["/v2/apps"] = busy
+        assert isinstance((await marathon.apps([API]))[API], Retryable)
+        with pytest.raises(Retryable, match="503"):
+            await marathon.snapshot()
+
+
+async def test_an_endpoint_that_names_itself_but_lists_nothing_is_asked_last_the_next_time(
+    fake: Fake, stranger: Fake
+) -> None:
+    stranger.framework = "f-1"
+    fake.answers["/v2/apps"] = busy
+    async with Marathon(Access((fake.url, stranger.url)), SystemClock(), timeout_s=2) as marathon:
+        with pytest.raises(Retryable, match="503"):
+            await marathon.snapshot()
+        assert (await marathon.snapshot()).framework == "f-1"
+
+
+async def test_json_that_is_too_deep_is_a_bad_reply(fake: Fake, marathon: Marathon) -> None:
+    deep = b'{"frameworkId": "f-1", "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    fake.answers["/v2/info"] = lambda: web.Response(body=deep, content_type="application/json")
+    with pytest.raises(Retryable, match="/v2/info"):
+        await marathon.snapshot()
 
 
 async def test_when_none_answers_each_is_named() -> None:

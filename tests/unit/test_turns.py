@@ -49,7 +49,7 @@ def test_a_scrape_shows_every_turn_in_its_bucket() -> None:
     turns = Turns()
     for seconds in (0.0005, 0.001, 0.04, 7.0):
         turns.took(seconds)
-    metrics = Metrics(CollectorRegistry(), "1")
+    metrics = Metrics(CollectorRegistry(), "1", framer="c")
     metrics.collect_from(FakeDaemon(), Pulse(SteppedClock()), turns)
 
     def value(name: str, **labels: str) -> float | None:

@@ -16,7 +16,7 @@ from mooring.controller.events import AppsChanged, TaskReported
 from mooring.controller.listing import AppListing, Snapshot
 from mooring.controller.queue import Priority, WorkQueue
 from mooring.controller.snapshot import OtherCluster
-from mooring.controller.view import View
+from mooring.controller.view import Dirty, View
 from mooring.controller.watch import Watch
 from mooring.core.clock import SystemClock
 from mooring.core.errors import Retryable
@@ -101,7 +101,7 @@ class Stand:
     def know(self, apps: Iterable[AppId]) -> None:
         self.read.append(f"know {len(list(apps))}, view has {len(self.view.apps())}")
 
-    def see(self, apps: Iterable[App]) -> Iterator[None]:
+    def see(self, apps: Iterable[AppId], app: Callable[[AppId], App | None]) -> Iterator[None]:
         self.read.append(f"see {len(list(apps))}, complete {self.watch.complete.is_set()}")
         yield
 
@@ -286,17 +286,79 @@ async def test_an_app_that_cannot_be_read_is_left_as_it_was_and_named() -> None:
         assert stand.watch.unreadable == {}
 
 
-async def test_an_event_between_two_steps_of_a_snapshot_wins() -> None:
+async def test_an_event_between_two_steps_of_a_snapshot_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     async with standing(apps=400, instances=2) as stand:
         late = stand.marathon.listed[app_of(399)][0]
         ended = TaskReported(late.id, 1, late.task, late.app, State.DEAD, late.host, (), "", "t")
-        stand.watch.attached()
-        await stand.until(lambda: stand.view._merging)
-        stand.watch.mark(stand.view.apply_event(ended, CLOCK.monotonic()))
-        await stand.until(lambda: not stand.view._merging)
+        in_steps = stand.view.merge_snapshot
+
+        def interrupted(snapshot: Snapshot, monotonic: Callable[[], float]) -> Iterator[Dirty]:
+            steps = in_steps(snapshot, monotonic)
+            yield next(steps)
+            yield stand.view.apply_event(ended, monotonic())
+            yield from steps
+
+        monkeypatch.setattr(stand.view, "merge_snapshot", interrupted)
+        await stand.snapshot()
         seen = stand.view.instance(late.id)
         assert seen is not None
         assert seen.state is State.DEAD
+
+
+async def test_what_was_passed_over_as_another_clusters_is_made_up_for() -> None:
+    async with standing() as stand:
+        answers: list[Exception] = [OtherCluster("another framework")]
+
+        def answer() -> None:
+            if answers:
+                raise answers.pop()
+
+        stand.marathon.answer = answer
+        asked = stand.marathon.snapshots
+        stand.watch.attached()
+        await stand.until(lambda: stand.marathon.snapshots >= asked + 3)  # refused, merged, and one more
+
+
+async def test_a_refresh_that_fails_brings_a_snapshot() -> None:
+    async with standing() as stand:
+        failures: list[Exception] = [Retryable("away"), KeyError("a defect")]
+        for failure in list(failures):
+            pending = [failure]
+
+            def answer(pending: list[Exception] = pending) -> None:
+                if pending:
+                    raise pending.pop()
+
+            stand.marathon.answer = answer
+            asked = stand.marathon.snapshots
+            stand.watch.mark(stand.view.apply_event(AppsChanged((app_of(1),)), CLOCK.monotonic()))
+            await stand.until(lambda before=asked: stand.marathon.snapshots > before)
+
+
+async def test_a_refresh_that_hangs_ends_at_an_attachment() -> None:
+    async with standing() as stand:
+        hangs = asyncio.Event()
+        stand.marathon.answer = hangs.wait
+        stand.watch.mark(stand.view.apply_event(AppsChanged((app_of(1),)), CLOCK.monotonic()))
+        await stand.until(lambda: stand.marathon.asked == [app_of(1)])
+        stand.marathon.answer = lambda: None
+        await stand.snapshot()
+        stand.watch.mark(stand.view.apply_event(AppsChanged((app_of(2),)), CLOCK.monotonic()))
+        await stand.until(lambda: stand.marathon.asked == [app_of(1), app_of(2)])
+
+
+async def test_a_defect_costs_one_snapshot_and_is_a_reason_not_to_be_ready() -> None:
+    async with standing() as stand:
+        defects: list[Exception] = [KeyError("a defect")]
+
+        def answer() -> None:
+            if defects:
+                raise defects.pop()
+
+        stand.marathon.answer = answer
+        stand.watch.attached()
+        await stand.until(lambda: "KeyError" in stand.watch.snapshot_problem)
+        await stand.until(lambda: stand.watch.snapshot_problem == "")
 
 
 async def test_the_brake_is_logged_when_it_goes_on_and_off_and_not_in_between() -> None:

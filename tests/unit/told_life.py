@@ -225,7 +225,7 @@ class Stream:
                 self._at(arrives, self._tell(event))
 
     def _attach(self, now: float) -> None:
-        self.view.attached()
+        self.view.attached(now)
         self._request(now)
 
     def run(self) -> None:

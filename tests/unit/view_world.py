@@ -51,6 +51,19 @@ def stamp(at: int) -> str:
     return f"2020-05-22T13:04:{at:02d}.000Z" if at else ""
 
 
+def many(count: int, of: AppId = WEB) -> list[Instance]:
+    """Running instances of one app; the same ones however many are asked for."""
+    return [instance(InstanceId(f"{of[1:]}.instance-{i}"), of=of) for i in range(count)]
+
+
+def states(view: View) -> list[State]:
+    return [found.state for found in view.instances()]
+
+
+def ended(*instances: Instance) -> list[Event]:
+    return [task(S.DEAD, id=each.id, of=each.app) for each in instances]
+
+
 def listing(*instances: Instance, begun: float, of: App | None = None) -> AppListing:
     return AppListing(WEB, of or app(), instances, begun)
 
@@ -88,6 +101,19 @@ class World:
         self.now += after
         more.setdefault("apps", (app(),))
         return self.view.apply_snapshot(snapshot(*instances, begun=self.now, **more), self.now + 0.5)  # type: ignore[arg-type]
+
+    def empty(self, after: float = 61) -> Dirty:
+        """A snapshot without any app."""
+        self.now += after
+        return self.view.apply_snapshot(Snapshot(self.now, {}), self.now + 0.5)
+
+    def missing(self, *apps: AppId, after: float = 1.0) -> Dirty:
+        """A listing of each of these apps alone: there is no such app."""
+        dirty = Dirty()
+        self.now += after
+        for of in apps:
+            dirty.merge(self.view.apply_app(AppListing(of, None, (), self.now), self.now + 0.5))
+        return dirty
 
     def one(self, id: InstanceId = ONE) -> Instance:
         found = self.view.instance(id)

@@ -84,7 +84,7 @@ def matchers_in(expression: str) -> Iterator[tuple[str, str, str, str]]:
 
 def shown_by_the_daemon() -> Metrics:
     """Metrics of a daemon that has done a little of everything."""
-    metrics = Metrics(CollectorRegistry(), "1.2.3", ["network"])
+    metrics = Metrics(CollectorRegistry(), "1.2.3", ["network"], framer="c")
     metrics.collect_from(FakeDaemon(), Pulse(SteppedClock()), Turns())
     metrics.reconciled("success", 0.1)
     metrics.snapshot_taken("merged")
