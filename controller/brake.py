@@ -13,8 +13,8 @@ listing that was merged whole, the absences that nothing explains are judged tog
     on      any of those held                                   on, for those that are newly absent, too
 
 Empty is a listing without apps, whatever pods there are: those come in an answer of their own.  Apps are held
-like instances.  How many of them are absent from a listing that is not empty does not put the brake on: an
-app without instances has little to lose.
+like instances, and like them keep the brake on.  How many of them are absent from a listing that is not empty
+does not put it on: of an app without instances, two agreeing listings decide.
 
 While the brake is on, `View` lets nothing go that is merely absent.  What has ended, is inactive or belongs
 to an app that the stream says is being deleted never comes here: it goes as if there were no brake, and what

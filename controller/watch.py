@@ -215,7 +215,7 @@ class Watch:
         self._note_unreadable(snapshot.unreadable)
         if self._foreign:
             self._foreign = False
-            self._snapshot_due.set()  # events were passed over until this very moment
+            self.lost("of another cluster")  # events were passed over until this very moment
         if self._readers is not None:
             self._readers.know(snapshot.apps)
         for dirty in self._view.merge_snapshot(snapshot, self._clock.monotonic):

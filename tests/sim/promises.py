@@ -122,7 +122,7 @@ def _expect(world: World, book: LeaseBook, instance: SimInstance, expected: Expe
             expected.shared[app_name(AppId(instance.app.id), ZONE)].add(address)
     if claim.services:
         expected.members.add((f"{address}:{port_number}", "up" if instance.ready else "declared"))
-    yield from _bad_files(world, claim, instance)
+    yield from _bad_files(world, claim, instance, _lost_addresses(world, book))
 
 
 def _bad_lease(book: LeaseBook, instance: SimInstance, address: str) -> Iterator[str]:
@@ -133,8 +133,8 @@ def _bad_lease(book: LeaseBook, instance: SimInstance, address: str) -> Iterator
         yield f"{instance.id} has {address}, whose lease is {_told(lease)}"
 
 
-def _bad_files(world: World, claim: Claim, instance: SimInstance) -> Iterator[str]:
-    """Dependency files hold the addresses of the members, one on a line."""
+def _bad_files(world: World, claim: Claim, instance: SimInstance, lost: set[str]) -> Iterator[str]:
+    """Dependency files hold the addresses of the members, one on a line; `lost` ones may be among them."""
     assert instance.host is not None
     container = world.agents.hosts[instance.host].containers[instance.task]
     for notice in claim.notices:
@@ -146,9 +146,6 @@ def _bad_files(world: World, claim: Claim, instance: SimInstance) -> Iterator[st
         }
         written = container.files.get(notice.path)
         told = set((written or "").split())
-        lost = {
-            port.address for name in world.agents.silent for port in world.agents.hosts[name].ports.values()
-        }
         if written is None or not members <= told <= members | lost:
             yield f"{notice.path} in {instance.task} says {written!r} instead of {sorted(members)}"
 

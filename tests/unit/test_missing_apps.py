@@ -182,7 +182,42 @@ def test_apps_that_come_and_go_leave_nothing_behind() -> None:
     assert {name: count for name, count in kept.items() if count} == {"_apps": 1}
 
 
+def test_the_reason_names_the_most_apps_that_were_held() -> None:
+    world = World(*many(8), *many(12, OTHER))
+    world.snap(*many(8), *many(12, OTHER), apps=(*BOTH, app(OTHER)))
+    world.snap(*many(8), apps=BOTH)
+    since, before = world.view.brake_since, world.view.brake
+    assert before == "12 of 20 instances and 1 app are missing from Marathon's listing without having ended"
+    world.snap(*many(8))
+    worst = world.view.brake
+    assert worst == "12 of 20 instances and 2 apps are missing from Marathon's listing without having ended"
+    world.snap(*many(8), apps=BOTH)
+    assert (world.view.brake, world.view.brake_since) == (worst, since)
+
+
+def test_an_abandoned_snapshot_deletes_no_app() -> None:
+    view = View(step=1)
+    view.apply_snapshot(snapshot(*many(4), begun=10, apps=(*BOTH, app(OTHER))), 10)
+    view.apply_snapshot(snapshot(*many(4), begun=20), 20)
+    steps = view.merge_snapshot(snapshot(*many(4), begun=90), lambda: 90.0)
+    while not view._confirmed_apps:
+        next(steps)
+    steps.close()  # type: ignore[attr-defined]
+    view.apply_app(AppListing(WEB, app(), tuple(many(4)), 91), 91)
+    assert view.knows(ZERO)
+    view.apply_snapshot(snapshot(*many(4), begun=92), 92)
+    assert not view.knows(ZERO)
+
+
 # -- under an empty listing
+
+
+def test_an_app_that_was_heard_of_since_an_empty_listing_began_is_not_missing() -> None:
+    world = World()
+    begun = world.now + 0.5
+    world.tell(AppsChanged((WEB,)))
+    world.view.apply_snapshot(Snapshot(begun, {}), world.now)
+    assert (world.view.brake, world.view.held_apps) == (None, frozenset())
 
 
 def test_an_empty_listing_holds_apps_without_instances() -> None:

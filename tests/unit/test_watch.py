@@ -388,3 +388,12 @@ async def test_a_listing_that_fails_is_a_reason_not_to_be_ready_until_one_comes(
         stand.watch.attached()
         await stand.until(lambda: stand.watch.snapshot_problem == "Marathon is away")
         await stand.until(lambda: stand.watch.snapshot_problem == "")
+
+
+async def test_what_is_lost_and_each_attachment_are_interruptions_to_the_view() -> None:
+    async with standing() as stand:
+        for happens in (lambda: stand.watch.lost("overflow"), stand.watch.attached):
+            now = CLOCK.monotonic()
+            happens()
+            assert stand.view._interrupted >= now
+            await stand.snapshot()
