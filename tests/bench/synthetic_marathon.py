@@ -13,6 +13,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -162,9 +163,10 @@ class SyntheticMarathon:
         )
         self._streams.add(response)
         try:
-            while True:
-                await asyncio.sleep(10)
-                await response.write(b"\r\n")
+            with suppress(ConnectionError):  # that is how a daemon that has been measured ends
+                while True:
+                    await asyncio.sleep(10)
+                    await response.write(b"\r\n")
         finally:
             self._streams.discard(response)
 
