@@ -104,7 +104,6 @@ class StreamReader:
         self.attachments = 0
         self.failures = 0  # attempts and streams that ended, each with a reason in the log
         self.last_failure: str | None = None
-        self.last_byte_at: float | None = None  # monotonic seconds
         self.bytes_read = 0
         self.events_read = 0
         self.oversized = 0  # events over `Pace.event_limit`
@@ -248,7 +247,6 @@ class StreamReader:
 
     def _take(self, piece: bytes, framer: Framer, origin: str) -> None:
         """Cut one piece of the stream into events and hand them over, as one slice."""
-        self.last_byte_at = self._clock.monotonic()
         self.bytes_read += len(piece)
         skipped, unwanted = framer.skipped, framer.unwanted
         frames = framer.feed(piece)

@@ -11,7 +11,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -189,34 +189,36 @@ async def test_streams_that_fall_silent() -> None:
 
 async def stalled() -> None:
     """Nothing passes for a while, on old connections and new ones, and old ones never recover."""
-    async with post() as here:
-        await here.quiet()
-        failures, attachments = here.reader.failures, here.reader.attachments
-        began = time.monotonic()
+
+    async def silence(here: Post) -> None:
         here.proxy.stall()
         here.watch.lost("a listing shall be under way")
         await here.lab.scale(2)
         await asyncio.sleep(10)
         here.proxy.heal()
-        await fell_silent_and_recovered(here, began, failures, attachments)
+
+    await falls_silent_and_recovers(silence)
 
 
 async def half_open() -> None:
     """The other end is gone, and nobody says so."""
+
+    async def silence(here: Post) -> None:
+        here.proxy.vanish()
+        await here.lab.scale(2)
+
+    await falls_silent_and_recovers(silence)
+
+
+async def falls_silent_and_recovers(silence: Callable[[Post], Awaitable[None]]) -> None:
     async with post() as here:
         await here.quiet()
         failures, attachments = here.reader.failures, here.reader.attachments
-        began = time.monotonic()
-        here.proxy.vanish()
-        await here.lab.scale(2)
-        await fell_silent_and_recovered(here, began, failures, attachments)
-
-
-async def fell_silent_and_recovered(here: Post, began: float, failures: int, attachments: int) -> None:
-    silence_s = Pace().silence_s
-    await asyncio.sleep(silence_s - 12)
-    assert here.reader.failures == failures, here.reader.last_failure
-    assert await here.recovered(began) <= SILENT_LIMIT_S
-    assert here.reader.failures == failures + 1
-    assert here.reader.last_failure == f"silent for {silence_s:g} s"
-    assert here.reader.attachments == attachments + 1
+        began, silence_s = time.monotonic(), Pace().silence_s
+        await silence(here)
+        await asyncio.sleep(silence_s - 12)
+        assert here.reader.failures == failures, here.reader.last_failure
+        assert await here.recovered(began) <= SILENT_LIMIT_S
+        assert here.reader.failures == failures + 1
+        assert here.reader.last_failure == f"silent for {silence_s:g} s"
+        assert here.reader.attachments == attachments + 1

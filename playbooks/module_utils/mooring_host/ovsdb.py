@@ -142,15 +142,19 @@ class Ovsdb:
         """Return the next message; messages follow one another without a separator."""
         while True:
             # Parsing only behind a closing brace keeps a large answer from being parsed for every packet.
-            if self._buffer.endswith(b"}"):
-                try:
-                    message, end = self._decoder.raw_decode(self._buffer.decode())
-                except ValueError:
-                    pass  # a brace in the middle of a message: read on
-                else:
-                    self._buffer = self._buffer.decode()[end:].lstrip().encode()
-                    return dict(message)
+            if self._buffer.endswith(b"}") and (message := self._whole_message()) is not None:
+                return message
             data = self._socket.recv(1 << 16)
             if not data:
                 raise OSError("connection closed")
             self._buffer += data
+
+    def _whole_message(self) -> dict[str, Any] | None:
+        """Take the first message out of the buffer; None if the brace at its end is in the middle of one."""
+        try:
+            text = self._buffer.decode()
+            message, end = self._decoder.raw_decode(text)
+        except ValueError:
+            return None
+        self._buffer = text[end:].lstrip().encode()
+        return dict(message)
