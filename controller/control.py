@@ -18,15 +18,16 @@ import pwd
 import socket
 import stat
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 import structlog
 from aiohttp import web
 
+from mooring.controller.replies import BadRequest, body_of, json_reply
 from mooring.core.errors import ConfigRefused, MooringError, Refused, Retryable
 from mooring.core.model import AppId
 from mooring.core.readmodel import ReadModel, Status
@@ -118,8 +119,11 @@ class ControlServer:
         *,
         group: str | None = None,
         policy: Policy | None = None,
+        routes: Iterable[web.RouteDef] = (),
     ) -> None:
         """The socket belongs to `group`, whose members `policy_of` admits unless another policy is given.
+
+        `routes` are those of other topics; who is admitted is the same for all.
 
         Raises `ConfigRefused` for a group that does not exist.
         """
@@ -128,6 +132,7 @@ class ControlServer:
         self._commands = commands
         self._gid = _gid(group)
         self._policy = policy or policy_of(group, os.getuid())
+        self._routes = tuple(routes)
         self._runner: web.AppRunner | None = None
         self._inode = 0
 
@@ -159,6 +164,7 @@ class ControlServer:
             web.post("/pause", self._pause),
             web.post("/resume", self._resume),
             web.post("/brake/release", self._release_brake),
+            *self._routes,
         ])  # fmt: skip
         return app
 
@@ -168,48 +174,44 @@ class ControlServer:
         refusal = await asyncio.to_thread(self._policy, peer)  # the name service may be on the network
         if refusal is not None:
             log.warning("command refused", uid=peer.uid, pid=peer.pid, path=request.path)
-            return _json({"error": refusal}, 403)
+            return json_reply({"error": refusal}, 403)
         if request.method != "GET":
             log.info("command", uid=peer.uid, pid=peer.pid, path=request.path)
         return await handler(request)
 
     async def _status(self, request: web.Request) -> web.Response:
         model = self._model
-        return _json(Status(model.overview(), model.readiness(), model.instances(), model.refusals()))
+        return json_reply(Status(model.overview(), model.readiness(), model.instances(), model.refusals()))
 
     async def _leases(self, request: web.Request) -> web.Response:
-        return _json(self._model.leases())
+        return json_reply(self._model.leases())
 
     async def _pools(self, request: web.Request) -> web.Response:
-        return _json(self._model.pools())
+        return json_reply(self._model.pools())
 
     async def _overview(self, request: web.Request) -> web.Response:
-        return _json(self._model.overview())
+        return json_reply(self._model.overview())
 
     async def _history(self, request: web.Request) -> web.Response:
         limit = request.query.get("limit", "100")
         if not limit.isdecimal() or not 1 <= int(limit) <= _MOST_NOTES:
-            raise _BadRequest(f"limit: {limit!r:.100} is not a number from 1 to {_MOST_NOTES}")
-        return _json(await self._model.history(request.query.get("address"), int(limit)))
+            raise BadRequest(f"limit: {limit!r:.100} is not a number from 1 to {_MOST_NOTES}")
+        return json_reply(await self._model.history(request.query.get("address"), int(limit)))
 
     async def _pause(self, request: web.Request) -> web.Response:
         await self._commands.pause(await _app_of(request))
-        return _json(self._model.overview())
+        return json_reply(self._model.overview())
 
     async def _resume(self, request: web.Request) -> web.Response:
         await self._commands.resume(await _app_of(request))
-        return _json(self._model.overview())
+        return json_reply(self._model.overview())
 
     async def _release_brake(self, request: web.Request) -> web.Response:
         await self._commands.release_brake(await _held_of(request))
-        return _json(self._model.overview())
+        return json_reply(self._model.overview())
 
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class _BadRequest(Refused):
-    """The request itself is wrong."""
 
 
 class _Wanted(msgspec.Struct, forbid_unknown_fields=True):
@@ -225,20 +227,13 @@ class _Seen(msgspec.Struct, forbid_unknown_fields=True):
 
 
 async def _held_of(request: web.Request) -> int:
-    try:
-        return msgspec.json.decode(await request.read(), type=_Seen).held
-    except msgspec.DecodeError as error:
-        raise _BadRequest(f"body: {error}") from error
+    return (await body_of(request, _Seen)).held
 
 
 async def _app_of(request: web.Request) -> AppId | None:
-    body = await request.read()
-    try:
-        app = msgspec.json.decode(body, type=_Wanted).app if body else None
-    except msgspec.DecodeError as error:
-        raise _BadRequest(f"body: {error}") from error
+    app = (await body_of(request, _Wanted)).app if await request.read() else None
     if app is not None and not app.startswith("/"):
-        raise _BadRequest(f"app: {app!r:.100} is not an app id; ids begin with /")
+        raise BadRequest(f"app: {app!r:.100} is not an app id; ids begin with /")
     return None if app is None else AppId(app)
 
 
@@ -256,17 +251,13 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
     try:
         return await handler(request)
     except web.HTTPException as error:
-        return _json({"error": f"{request.method} {request.path}: {error.reason}"}, error.status)
-    except _BadRequest as error:
-        return _json({"error": str(error)}, 400)
+        return json_reply({"error": f"{request.method} {request.path}: {error.reason}"}, error.status)
+    except BadRequest as error:
+        return json_reply({"error": str(error)}, 400)
     except Retryable as error:
-        return _json({"error": str(error)}, 503)
+        return json_reply({"error": str(error)}, 503)
     except MooringError as error:
-        return _json({"error": str(error)}, 409)
-
-
-def _json(value: Any, status: int = 200) -> web.Response:
-    return web.Response(status=status, body=msgspec.json.encode(value), content_type="application/json")
+        return json_reply({"error": str(error)}, 409)
 
 
 def _listener(path: Path, gid: int | None) -> socket.socket:

@@ -42,38 +42,39 @@ class ControlClient:
 
     def status(self) -> Status:
         """Instances, refusals and the daemon itself."""
-        return self._ask("GET", "/status", Status)
+        return self.ask("GET", "/status", Status)
 
     def leases(self) -> list[Lease]:
         """Every address that is not free."""
-        return self._ask("GET", "/leases", list[Lease])
+        return self.ask("GET", "/leases", list[Lease])
 
     def pools(self) -> list[PoolRow]:
         """Every pool."""
-        return self._ask("GET", "/pools", list[PoolRow])
+        return self.ask("GET", "/pools", list[PoolRow])
 
     def overview(self) -> Overview:
         """The daemon itself."""
-        return self._ask("GET", "/overview", Overview)
+        return self.ask("GET", "/overview", Overview)
 
     def history(self, address: str | None = None, limit: int = 100) -> list[Note]:
         """The newest `limit` notes first, of one address or of all."""
         query = {"limit": str(limit)} | ({} if address is None else {"address": address})
-        return self._ask("GET", f"/history?{urlencode(query)}", list[Note])
+        return self.ask("GET", f"/history?{urlencode(query)}", list[Note])
 
     def pause(self, app: str | None = None) -> Overview:
         """Let effects wait, for one app or all."""
-        return self._ask("POST", "/pause", Overview, {"app": app})
+        return self.ask("POST", "/pause", Overview, {"app": app})
 
     def resume(self, app: str | None = None) -> Overview:
         """End that pause."""
-        return self._ask("POST", "/resume", Overview, {"app": app})
+        return self.ask("POST", "/resume", Overview, {"app": app})
 
     def release_brake(self, held: int) -> Overview:
         """Confirm that what the brake holds is gone. `Refused` if that is more than `held`."""
-        return self._ask("POST", "/brake/release", Overview, {"held": held})
+        return self.ask("POST", "/brake/release", Overview, {"held": held})
 
-    def _ask(self, method: str, path: str, reply: type[T], body: Any = None) -> T:
+    def ask(self, method: str, path: str, reply: type[T], body: Any = None) -> T:
+        """One request; the answer as that type. For the commands of topics that have routes of their own."""
         status, content = self._exchange(method, path, None if body is None else msgspec.json.encode(body))
         if status != 200:
             raise _error(status, content)
