@@ -11,7 +11,7 @@ LAB_OPTIONS := --name $(LAB_NAME) --port-base $(LAB_PORT_BASE)
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help packages venv up down demo test check lint bench bench-page coverage fuzz sanitize docs clean
+.PHONY: help packages venv up down demo test check lint bench bench-page coverage fuzz mutation sanitize docs clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -70,6 +70,9 @@ bench-page: venv ## write the last results into docs/benchmarks.md
 fuzz: venv ## fuzz the C core and compare the twins (FUZZ_RUNS, FUZZ_SECONDS: per harness, whichever comes first)
 	@deploy/install-packages fuzz
 	@PYTHON=$(BIN)/python tests/fuzz/run
+
+mutation: venv ## how many mutants of decide, merge and ipam the unit tests notice (TARGETS); at least 80 %
+	@$(BIN)/python tests/mutation/score.py $(TARGETS)
 
 sanitize: venv ## the twins' tests over a build with AddressSanitizer and UndefinedBehaviorSanitizer
 	@PYTHON=$(BIN)/python tests/fuzz/sanitize
