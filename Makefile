@@ -5,6 +5,7 @@ VENV ?= .venv
 PYTHON ?= python3
 LAB_NAME ?= lab
 LAB_PORT_BASE ?= 18000
+SEEDS ?= 200
 BIN := $(VENV)/bin
 LAB := $(BIN)/mooring lab
 LAB_OPTIONS := --name $(LAB_NAME) --port-base $(LAB_PORT_BASE)
@@ -41,6 +42,13 @@ demo: packages venv ## the whole story with its proofs, then clean up; exit stat
 check: packages venv ## the fast gate: style, types, import contracts, unit, contract and simulation tests
 	@$(MAKE) --no-print-directory lint
 	@$(PYTEST) tests/unit tests/contract tests/sim
+	@$(MAKE) --no-print-directory sim
+
+sim: venv ## play seeds of the simulation (SEEDS=200), or one that failed, with its trace (SEED=1234)
+	@$(BIN)/python -m tests.sim $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+
+sim-mutants: venv ## break the product in every known way: the simulation must notice each (MUTANTS=names)
+	@$(BIN)/python -m tests.sim.mutation $(MUTANTS)
 
 lint: venv
 	@$(BIN)/ruff check .
@@ -51,7 +59,7 @@ lint: venv
 test: packages venv ## every test, with coverage
 	@$(MAKE) --no-print-directory lint
 	@rm -rf build/coverage && mkdir -p build/coverage
-	@$(BIN)/python -m coverage run -m pytest tests
+	@$(BIN)/python tests/run_all.py
 	@$(MAKE) --no-print-directory coverage
 
 coverage: venv

@@ -54,10 +54,6 @@ class Roll:
             if isinstance(outcome, Done):
                 self._remember(change.binding, (change.wanted,))
 
-    def items(self) -> dict[str, ItemSpec]:
-        """All that may be out there, by key."""
-        return {item.key: item for items in self._shown.values() for item in items}
-
     def _remember(self, binding: BindingId, specs: Iterable[Spec | None]) -> None:
         items = _items(specs)
         if items:

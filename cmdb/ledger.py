@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from mooring.cmdb.items import Entry, Roll
 from mooring.core.clock import Clock
 from mooring.core.model import BindingId, SinkName
-from mooring.core.sink import Change, Done, Outcome
+from mooring.core.sink import Change, Done, Observation, Outcome
 from mooring.core.specs import Spec
 from mooring.core.store import PutItem, RetireItem, Store, Write
 
@@ -41,9 +41,9 @@ class Ledger:
         self._roll.settled(changes, outcomes)
         return outcomes
 
-    async def observe(self) -> Mapping[str, Spec]:
+    async def observe(self) -> Observation:
         """All live items."""
-        return {row.item.key: row.item for row in await self._store.ledger(live_only=True)}
+        return Observation({row.item.key: row.item for row in await self._store.ledger(live_only=True)})
 
     async def prime(self, shown: Mapping[BindingId, Sequence[Spec]]) -> None:
         """See `core.sink`."""

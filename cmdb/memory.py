@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from mooring.cmdb.items import Roll
 from mooring.core.model import BindingId, SinkName
-from mooring.core.sink import Change, Done, Outcome
+from mooring.core.sink import Change, Done, Observation, Outcome
 from mooring.core.specs import ItemSpec, Spec
 
 
@@ -36,9 +36,9 @@ class MemoryInventory:
         self._roll.settled(changes, outcomes)
         return outcomes
 
-    async def observe(self) -> Mapping[str, Spec]:
+    async def observe(self) -> Observation:
         """All live items."""
-        return dict(self.live)
+        return Observation(dict(self.live))
 
     async def prime(self, shown: Mapping[BindingId, Sequence[Spec]]) -> None:
         """See `core.sink`."""

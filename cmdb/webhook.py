@@ -1,8 +1,12 @@
 """An inventory elsewhere that takes signed HTTP requests.
 
 Each item is one resource: `PUT <base>/items/<key>` with its whole state as JSON, so that repeating a request
-is harmless.  Retiring an item is the same request with the status "retired" and `ended_at` (Unix seconds);
-nothing is ever deleted over there.
+is harmless; `owner` in it tells several Moorings apart.  Retiring an item is the same request with the status
+"retired" and `ended_at` (Unix seconds); nothing is ever deleted over there.
+
+A receiver may also tell what it holds: `GET <base>/items` answers with one JSON object, the state of each
+item by key, as it was sent.  Then lost and altered items are found and sent again; one that answers 404, 405
+or 501 is taken at its word.
 
     X-Mooring-Signature   sha256=<HMAC-SHA256 of the body, in hex>; the body holds the key, so it cannot be
                           used for another item
@@ -29,13 +33,15 @@ import msgspec
 from yarl import URL
 
 from mooring.cmdb.items import Entry, Roll
+from mooring.cmdb.reading import read_listing
 from mooring.core.clock import Clock
 from mooring.core.errors import Refused, Retryable
 from mooring.core.model import BindingId, SinkName
-from mooring.core.sink import Change, Done, NotPossible, Outcome, RetryAfter
+from mooring.core.sink import Change, Done, NotPossible, Observation, Outcome, RetryAfter, Unreadable
 from mooring.core.specs import ItemSpec, Spec
 
 _AGAIN = frozenset({408, 409, 425, 429})
+_NO_LISTING = frozenset({404, 405, 501})
 _LONGEST_WAIT_S = 3600.0  # a receiver must not be able to park us for ever
 _EXCERPT = 200  # bytes of an error answer that a message quotes
 
@@ -51,7 +57,7 @@ class _Flight:
 
 
 class Webhook:
-    """The sink over HTTP. A receiver need not be readable: see `observe`."""
+    """The sink over HTTP."""
 
     name = SinkName("webhook")
 
@@ -61,11 +67,15 @@ class Webhook:
         base_url: str,
         *,
         secret: str,
+        owner: str,
         clock: Clock,
         timeout_s: float = 10.0,
         parallel: int = 8,
     ) -> None:
-        """The session stays the caller's to close; a request takes at most `timeout_s` seconds."""
+        """The session stays the caller's to close; a request takes at most `timeout_s` seconds.
+
+        `owner` is the mark in every item.
+        """
         parts = urlsplit(base_url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise Refused(f"webhook: {base_url!r} is not an http or https address")
@@ -74,6 +84,7 @@ class Webhook:
         self._session = session
         self._base = base_url.rstrip("/")
         self._secret = secret.encode()
+        self._owner = owner
         self._clock = clock
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._timeout_s = timeout_s
@@ -94,9 +105,25 @@ class Webhook:
         self._roll.settled(changes, outcomes)
         return outcomes
 
-    async def observe(self) -> Mapping[str, Spec]:
-        """What may be there as far as we know; the receiver itself is not asked, it may not be readable."""
-        return dict(self._roll.items())
+    async def observe(self) -> Observation:
+        """What the receiver says it holds, by item key."""
+        url = f"{self._base}/items"
+        headers = {"Accept": "application/json", "X-Mooring-Signature": self._signature(b"")}
+        try:
+            async with self._session.get(
+                URL(url, encoded=True), headers=headers, timeout=self._timeout, allow_redirects=False
+            ) as answer:
+                if answer.status in _NO_LISTING:
+                    raise Unreadable(f"webhook {url} offers no listing ({answer.status})")
+                if answer.status != 200:
+                    raise _unread(url, answer.status)
+                body = await answer.read()
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise Retryable(f"webhook {url}: {self._described(error)}") from error
+        try:
+            return await read_listing(body, self._owner)
+        except Refused as error:
+            raise Refused(f"webhook {url}: {error}") from error
 
     async def prime(self, shown: Mapping[BindingId, Sequence[Spec]]) -> None:
         """See `core.sink`."""
@@ -132,6 +159,7 @@ class Webhook:
         state = {
             **msgspec.structs.asdict(item),
             **({"status": "retired"} if retired else {}),
+            "owner": self._owner,
             "epoch": change.epoch,
             "generation": change.generation,
         }
@@ -176,6 +204,12 @@ class Webhook:
 
     def _signature(self, body: bytes) -> str:
         return "sha256=" + hmac.new(self._secret, body, hashlib.sha256).hexdigest()
+
+
+def _unread(url: str, status: int) -> Refused | Retryable:
+    if status in _AGAIN or status >= 500:
+        return Retryable(f"webhook {url} fails ({status})")
+    return Refused(f"webhook {url} does not let us read it ({status}); compare the secret on both sides")
 
 
 async def _verdict(url: str, answer: aiohttp.ClientResponse) -> Outcome:

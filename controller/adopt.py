@@ -1,26 +1,29 @@
-"""Before anything is given out: ask every host what is already there.
+"""What the hosts have is entered in the books.
 
 The switch ports carry our mark (instance, seat, address, generation, epoch), so they are the second copy
 of the lease book, written at the moment an address becomes real.  At each start they give two things:
 
   * the epoch: one more than the store and every mark have seen, so that a restored backup of the store can
     never act in the past;
-  * what the store does not know.  A port whose address nobody has is adopted with its lease: it stays up, and
-    the first snapshot decides about it like about any other.  A port whose address is in another hand
-    is a leftover and gets a record that has it detached.
+  * what the store does not know.
 
-With an empty store a host that does not answer may hold any address, so nothing is given out until all
-hosts of the inventory have answered.  With a store that knows its leases, silence is no obstacle.
+`adopt` is for a store that knows its leases.  A port whose address nobody has is adopted with its lease: it
+stays up, and the first snapshot decides about it like about any other.  A port whose address is in another
+hand is a leftover and gets a record that has it detached.
+
+`enter` is for a store that does not (see `rebuild`): it writes down what `weigh` found out, with the names
+that lead to each address.  Every step can be repeated, since what has been entered is known the next time.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import structlog
 
+from mooring.controller.weigh import IN_HAND, Seating, Weighed, known_to
 from mooring.core.clock import Clock
 from mooring.core.errors import Refused, Retryable
 from mooring.core.model import (
@@ -30,26 +33,31 @@ from mooring.core.model import (
     Epoch,
     HostName,
     InstanceId,
+    Lease,
+    LeaseState,
     PoolName,
     SinkName,
     SinkState,
     TaskId,
 )
 from mooring.core.sink import Sink
-from mooring.core.specs import NameSpec, PortSpec, SharedNameSpec
+from mooring.core.specs import FilesSpec, MemberSpec, NameSpec, SharedNameSpec, Spec
 from mooring.core.store import NO_EPOCH, PutBinding, Write
-from mooring.handlers.hosts import Hosts, newest_epoch, port_marks
+from mooring.handlers.hosts import Hosts, detach_of, newest_epoch
+from mooring.handlers.marks import Mark, marks_in
 from mooring.handlers.records import Records
-from mooring.handlers.wants import NETWORK
+from mooring.handlers.wants import APP_NAMES, BALANCERS, FILES, NAMES, NETWORK
 from mooring.ipam.book import Request
 from mooring.ipam.errors import AddressTaken
+from mooring.ipam.numbers import address_of
+from mooring.ipam.pools import Pools
 
 log = structlog.get_logger(__name__)
 
-_INCARNATION_AFTER = "._app."
 _UNKNOWN_APP = AppId("(unknown)")  # a name does not tell which app it was for
-Names = Mapping[str, Mapping[SinkName, Sequence[NameSpec | SharedNameSpec]]]
-_NO_NAMES: Names = {}
+ShownSpec = NameSpec | SharedNameSpec | MemberSpec
+ShownSpecs = Sequence[ShownSpec]
+Shown = Mapping[str, Mapping[SinkName, ShownSpecs]]
 _POOL_OF_ADDRESS = PoolName("")  # the book takes the pool that contains the address
 
 
@@ -58,13 +66,18 @@ class Survey:
     """What the hosts said."""
 
     epochs: dict[str, Epoch] = field(default_factory=dict)  # the highest that each host has seen
-    marks: dict[str, list[PortSpec]] = field(default_factory=dict)
+    marks: dict[str, list[Mark]] = field(default_factory=dict)
     silent: dict[str, str] = field(default_factory=dict)  # host: why
 
     @property
     def epoch(self) -> Epoch:
         """The highest epoch of all."""
         return max(self.epochs.values(), default=NO_EPOCH)
+
+    @property
+    def ports(self) -> list[Mark]:
+        """Every port of every host that answered."""
+        return [mark for _, marks in sorted(self.marks.items()) for mark in marks]
 
 
 async def survey(hosts: Hosts, names: Sequence[str], *, fence: bool = False) -> Survey:
@@ -74,7 +87,7 @@ async def survey(hosts: Hosts, names: Sequence[str], *, fence: bool = False) -> 
     found = Survey()
     for name, answer in zip(names, answers, strict=True):
         if isinstance(answer, Mapping) and answer.get("status") == "done":
-            found.marks[name] = port_marks(name, answer)
+            found.marks[name] = marks_in(name, answer)
             found.epochs[name] = newest_epoch(answer)
         elif isinstance(answer, Mapping):
             found.silent[name] = str(answer.get("reason"))
@@ -85,92 +98,251 @@ async def survey(hosts: Hosts, names: Sequence[str], *, fence: bool = False) -> 
     return found
 
 
-async def adopt(records: Records, found: Survey, clock: Clock, names: Names = _NO_NAMES) -> int:
-    """Take over every marked port that no record knows, with the names that lead there; how many."""
-    adopted = 0
-    for marks in found.marks.values():
-        for spec in marks:
-            if not _is_known(records, spec):
-                await _adopt_one(records, spec, names.get(spec.address, {}), clock)
-                adopted += 1
-    return adopted
+async def observe_shown(sinks: Sequence[Sink], pools: Pools) -> Shown:
+    """What leads clients to addresses, by address and by the sink that shows it.
 
-
-async def observe_names(sinks: Sequence[Sink]) -> Names:
-    """Every name of ours, by the address that it leads to and the sink that shows it."""
-    found: dict[str, dict[SinkName, list[NameSpec | SharedNameSpec]]] = {}
+    Names are all taken, members of balancers as far as their addresses are of our pools.  `Retryable` or
+    `Refused` if names cannot be read; a balancer that is away sends nobody anywhere.
+    """
+    found: dict[str, dict[SinkName, list[ShownSpec]]] = {}
     for sink in sinks:
-        for spec in (await sink.observe()).values():
-            if isinstance(spec, NameSpec | SharedNameSpec):
-                found.setdefault(spec.address, {}).setdefault(sink.name, []).append(spec)
+        if sink.name in (NAMES, APP_NAMES):
+            shown: Iterable[Spec] = (await sink.observe()).shown.values()
+        elif sink.name in BALANCERS:
+            shown = await _members_of(sink)
+        else:
+            continue
+        for spec in shown:
+            if (address := _leads_to(spec, pools)) is not None:
+                assert isinstance(spec, ShownSpec)
+                found.setdefault(address, {}).setdefault(sink.name, []).append(spec)
     return found
 
 
-def _is_known(records: Records, spec: PortSpec) -> bool:
-    return any(
-        isinstance(shown, PortSpec) and (shown.address, shown.host) == (spec.address, spec.host)
-        for binding in records.of_app(AppId(spec.app))
-        if binding.instance == spec.instance
-        for shown in (*binding.sink(NETWORK).shown, binding.sink(NETWORK).wanted)
-    )
+async def _members_of(sink: Sink) -> Iterable[Spec]:
+    try:
+        return (await sink.observe()).shown.values()
+    except (Retryable, Refused) as error:
+        log.warning("members not known", sink=sink.name, reason=str(error))
+        return ()
 
 
-async def _adopt_one(
-    records: Records,
-    spec: PortSpec,
-    names: Mapping[SinkName, Sequence[NameSpec | SharedNameSpec]],
-    clock: Clock,
-) -> None:
-    binding = _record_for(records, spec)
+def _leads_to(spec: Spec, pools: Pools) -> str | None:
+    """The address that clients are led to; None if that is none of our concern."""
+    if isinstance(spec, NameSpec | SharedNameSpec):
+        return spec.address
+    if not isinstance(spec, MemberSpec) or len(spec.endpoints) != 1:
+        return None
+    address = spec.endpoints[0].address
+    try:
+        return address if pools.containing(address_of(address)) else None
+    except Refused:  # somebody gave it a name or a socket by hand
+        return None
+
+
+# -- with a store that knows its leases
+
+
+async def adopt(records: Records, found: Survey, clock: Clock) -> int:
+    """Take over every marked port that no record knows; how many."""
+    adopted = 0
+    for mark in found.ports:
+        if known_to(records, mark.port) is None:
+            await _adopt_one(records, mark, clock)
+            adopted += 1
+    return adopted
+
+
+async def _adopt_one(records: Records, mark: Mark, clock: Clock) -> None:
     async with records.changing():
         try:
-            request = Request(binding.app, _POOL_OF_ADDRESS, binding.id, binding.host)
-            planned = records.book.plan_adopt(
-                spec.address, request, spec.slot, spec.lease_generation, clock.now()
-            )
+            await _take_seat(records, mark, _free_key(records, mark), {}, clock.now())
         except (AddressTaken, Refused) as error:
-            log.warning("leftover port", instance=spec.instance, address=spec.address, reason=str(error))
-            leftover = replace(binding, departing=True, sinks={NETWORK: SinkState(None, spec)})
-            await records.commit([PutBinding(leftover)])
-            return
-        seated = replace(
-            binding,
-            slot=planned.lease.slot,
-            address=planned.lease.address,
-            pool=planned.lease.pool,
-            # Whatever becomes of the instance, its names are its own to keep or to undo.
-            sinks={NETWORK: SinkState(spec, spec)}
-            | {sink: SinkState(residue=tuple(shown)) for sink, shown in names.items()},
-        )
-        await records.commit([*planned.writes, PutBinding(seated)])
-    log.info("adopted", instance=spec.instance, address=spec.address, host=spec.host)
+            await _put_leftover(records, mark, _free_key(records, mark), str(error))
 
 
-def _record_for(records: Records, spec: PortSpec) -> Binding:
-    number, key = 0, spec.instance
-    while records.get(BindingId(key)) is not None:
-        number += 1
-        key = f"{spec.instance}~{number}"
-    _, _, incarnation = spec.task.rpartition(_INCARNATION_AFTER)
-    return Binding(
-        id=BindingId(key),
-        app=AppId(spec.app),
-        instance=InstanceId(spec.instance),
-        incarnation=int(incarnation) if incarnation.isdigit() else 1,
-        task=TaskId(spec.task),
-        host=HostName(spec.host),
+# -- with one that does not
+
+
+async def enter(
+    records: Records, weighed: Weighed, everything: Shown, clock: Clock
+) -> list[tuple[BindingId, Mark]]:
+    """Write down the verdicts; the leftovers among them, with their records."""
+    leftovers = []
+    async with records.changing():
+        now = clock.now()
+        await _make_room(records, weighed.seats, now)
+        for seat in weighed.seats:
+            key = _left_key(records, seat.mark) if seat.left else BindingId(seat.mark.port.instance)
+            shown = everything.get(seat.mark.port.address, {})
+            await _take_seat(records, seat.mark, key, shown, now, seat.before)
+        for leftover in weighed.leftovers:
+            key = (_free_key if leftover.lives else _left_key)(records, leftover.mark)
+            await _put_leftover(records, leftover.mark, key, leftover.reason)
+            leftovers.append((key, leftover.mark))
+        for binding in weighed.missing:
+            doubted = binding.with_sink(NETWORK, binding.sink(NETWORK).doubted())
+            await records.commit([PutBinding(doubted)])
+    return leftovers
+
+
+async def detach_leftovers(
+    records: Records, hosts: Hosts, leftovers: Sequence[tuple[BindingId, Mark]]
+) -> None:
+    """Have the losers of an address gone before anything else is done; their hosts answered a moment ago.
+
+    Their instances may have to wait for another seat, and must not keep the port until then.  What is not
+    confirmed now is left to the records' own walks.
+    """
+    await asyncio.gather(*(_detach_one(records, hosts, key, mark) for key, mark in leftovers))
+
+
+async def _detach_one(records: Records, hosts: Hosts, key: BindingId, mark: Mark) -> None:
+    try:
+        (answer,) = await hosts.do(mark.port.host, [detach_of(mark.port, key)])
+    except (Retryable, Refused) as error:
+        log.warning("leftover port not detached yet", address=mark.port.address, reason=str(error))
+        return
+    record = records.get(key)
+    if answer.get("status") == "done" and record is not None:
+        state = record.sink(NETWORK).confirmed(0, None)  # unless somebody has decided otherwise by now
+        await records.save(record.with_sink(NETWORK, state))
+
+
+async def _make_room(records: Records, seats: Sequence[Seating], now: float) -> None:
+    """Give back what the ports prove to be out of date: former addresses, and slots others have by now."""
+    found = {seat.mark.port.address for seat in seats}
+    for seat in seats:
+        port = seat.mark.port
+        reason = f"{port.instance} is found with {port.address} on {port.host}"
+        for lease in records.book.by_app(AppId(port.app)):
+            if lease.address not in found and _is_outdated(lease, seat):
+                await records.commit(
+                    records.book.plan_release(lease.address, keep=False, now=now, reason=reason)
+                )
+
+
+def _is_outdated(lease: Lease, seat: Seating) -> bool:
+    if lease.state is LeaseState.IDLE:
+        return lease.slot == seat.mark.port.slot
+    return not seat.left and lease.state in IN_HAND and lease.binding == seat.mark.port.instance
+
+
+def _unseated(binding: Binding) -> Binding:
+    """Without the seat that has turned out to be another's; what had shown it is undone in its own time."""
+    sinks = {name: state for name, state in binding.sinks.items() if name != NETWORK}
+    return replace(binding, slot=None, address=None, pool=None, sinks=sinks)
+
+
+async def _take_seat(
+    records: Records,
+    mark: Mark,
+    key: BindingId,
+    found: Mapping[SinkName, ShownSpecs],
+    now: float,
+    before: BindingId | None = None,
+) -> None:
+    """Enter a port with its lease; the caller holds `changing()`. Raises what `plan_adopt` raises.
+
+    `before` has the address in the store, and loses it in the same transaction.
+    """
+    port = mark.port
+    binding = _record(records, mark, key)
+    request = Request(binding.app, _POOL_OF_ADDRESS, key, binding.host)
+    planned = records.book.plan_adopt(
+        port.address, request, port.slot, port.lease_generation, now, instead_of=before
+    )
+    seated = replace(
+        binding,
+        slot=planned.lease.slot,
+        address=planned.lease.address,
+        pool=planned.lease.pool,
+        sinks=_as_found(binding, mark, found),
+    )
+    loser = records.get(before) if before else None
+    unseated = [PutBinding(_unseated(loser))] if loser is not None and loser.address == port.address else []
+    await records.commit([*planned.writes, *unseated, PutBinding(seated)])
+    log.info("adopted", instance=port.instance, address=port.address, host=port.host, binding=key)
+
+
+def _as_found(
+    binding: Binding, mark: Mark, found: Mapping[SinkName, ShownSpecs]
+) -> dict[SinkName, SinkState]:
+    sinks = dict(binding.sinks)
+    generation = binding.sink(NETWORK).generation
+    sinks[NETWORK] = SinkState(mark.port, mark.port, generation=generation + 1)
+    for sink, shown in found.items():
+        # Whatever becomes of the instance, its names and members are its own to keep or to undo.
+        state = binding.sink(sink)
+        more = tuple(spec for spec in shown if spec not in state.shown)
+        sinks[sink] = replace(state, residue=(*state.residue, *more))
+    if mark.alive and FILES not in sinks:
+        # It got its files before it served, and has them; which version of them is not known.
+        files = FilesSpec(mark.port.host, mark.port.task, ())
+        sinks[FILES] = SinkState(files, files)
+    return sinks
+
+
+async def _put_leftover(records: Records, mark: Mark, key: BindingId, reason: str) -> None:
+    """A record without an address that has the port detached; the caller holds `changing()`."""
+    port, claim = mark.port, mark.strength
+    log.warning("leftover port", instance=port.instance, address=port.address, host=port.host,
+                epoch=claim[0], generation=claim[1], reason=reason)  # fmt: skip
+    sinks = {NETWORK: SinkState(None, port)}
+    leftover = replace(_new_record(mark, key), departing=True, sinks=sinks)
+    await records.commit([PutBinding(leftover)])
+
+
+def _record(records: Records, mark: Mark, key: BindingId) -> Binding:
+    """The record to enter the port in: the one that is there, at the place of the port, or a new one."""
+    known, port = records.get(key), mark.port
+    if known is None:
+        return _new_record(mark, key)
+    return replace(
+        known,
+        app=AppId(port.app),
+        incarnation=mark.incarnation,
+        task=TaskId(port.task),
+        host=HostName(port.host),
+        departing=False,
     )
 
 
-async def quarantine_named(records: Records, names: Names, clock: Clock) -> None:
-    """Addresses that only names of ours still lead to: let them cool, and have those names removed."""
-    for address, shown in names.items():
+def _new_record(mark: Mark, key: BindingId) -> Binding:
+    return Binding(
+        id=key,
+        app=AppId(mark.port.app),
+        instance=InstanceId(mark.port.instance),
+        incarnation=mark.incarnation,
+        task=TaskId(mark.port.task),
+        host=HostName(mark.port.host),
+    )
+
+
+def _free_key(records: Records, mark: Mark) -> BindingId:
+    own = BindingId(mark.port.instance)
+    return own if records.get(own) is None else _left_key(records, mark)
+
+
+def _left_key(records: Records, mark: Mark) -> BindingId:
+    number = 1
+    while records.get(key := BindingId(f"{mark.port.instance}~{number}")) is not None:
+        number += 1
+    return key
+
+
+# -- addresses that only something else than a port still leads to
+
+
+async def quarantine_shown(records: Records, everything: Shown, clock: Clock) -> None:
+    """Addresses that only names or members still lead to cool, and what leads there is removed."""
+    for address, shown in everything.items():
         async with records.changing():
             if records.book.by_address(address) is not None:
                 continue
             # One transaction: the lease says afterwards that the address has been dealt with, whole.
-            writes: list[Write] = [PutBinding(record) for record in _stale_names(records, shown)]
-            reason = "only a name of ours is known of it"
+            writes: list[Write] = [PutBinding(record) for record in _stale_records(records, shown)]
+            reason = "only a name or member of ours is known of it"
             try:
                 writes += records.book.plan_quarantine(address, clock.now(), reason)
             except Refused as error:  # no pool of ours holds it; the names go all the same
@@ -179,27 +351,40 @@ async def quarantine_named(records: Records, names: Names, clock: Clock) -> None
         log.info("stale name", address=address)
 
 
-def _stale_names(
-    records: Records, shown: Mapping[SinkName, Sequence[NameSpec | SharedNameSpec]]
-) -> Iterator[Binding]:
-    """Records with nothing but names that have to go. A name may have led to several addresses."""
+async def quarantine(records: Records, addresses: Iterable[str], reason: str, clock: Clock) -> None:
+    """Let those of the addresses cool that are without a lease."""
+    async with records.changing():
+        for address in addresses:
+            if records.book.by_address(address) is None:
+                await records.commit(records.book.plan_quarantine(address, clock.now(), reason))
+
+
+def _stale_records(records: Records, shown: Mapping[SinkName, ShownSpecs]) -> Iterator[Binding]:
+    """Records with nothing but what has to go. A name may have led to several addresses."""
     taken: set[BindingId] = set()
     for sink, specs in shown.items():
         for spec in specs:
             number = 1
-            while (key := BindingId(f"{spec.name}~{number}")) in taken or records.get(key) is not None:
+            while (key := BindingId(f"{label(spec)}~{number}")) in taken or records.get(key) is not None:
                 number += 1
             taken.add(key)
-            yield _stale_name(key, sink, spec)
+            yield _stale_record(key, sink, spec)
 
 
-def _stale_name(key: BindingId, sink: SinkName, spec: NameSpec | SharedNameSpec) -> Binding:
+def label(spec: ShownSpec) -> str:
+    """What a person calls it."""
+    if isinstance(spec, MemberSpec):
+        return f"{spec.endpoints[0].address}:{spec.endpoints[0].port}"
+    return spec.name
+
+
+def _stale_record(key: BindingId, sink: SinkName, spec: ShownSpec) -> Binding:
     return Binding(
         id=key,
         app=_UNKNOWN_APP,
-        instance=InstanceId(spec.name),
+        instance=InstanceId(label(spec)),
         incarnation=1,
-        task=TaskId(spec.name),
+        task=TaskId(label(spec)),
         host=HostName(""),
         departing=True,
         sinks={sink: SinkState(None, spec)},

@@ -79,6 +79,20 @@ class Claims:
             self._serve_waiting()
         return self._good.get(app.id)
 
+    def reconsider(self, rules: Rules) -> list[AppId]:
+        """Other pools are in force: judge by these rules from now on; the apps whose answer changed."""
+        self._rules = rules
+        changed = []
+        for id, app in list(self._read.items()):
+            if "MOORING_POOL" not in app.labels:
+                continue
+            before = (self._good.get(id), self._refusals.get(id))
+            self._take(app)
+            if before != (self._good.get(id), self._refusals.get(id)):
+                changed.append(id)
+        self._serve_waiting()
+        return changed
+
     def forget(self, app: AppId) -> None:
         """The app is no more."""
         for kept in (self._read, self._refusals, self._waits):

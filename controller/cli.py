@@ -15,12 +15,17 @@ from typing import Any
 
 import click
 
+from mooring.controller.commands.backup import backup, restore
 from mooring.controller.commands.brake import brake
-from mooring.controller.commands.lookups import history, leases, pools
+from mooring.controller.commands.hosts import hosts
+from mooring.controller.commands.lookups import history, leases, who
 from mooring.controller.commands.pausing import pause, resume
 from mooring.controller.commands.place import Place
+from mooring.controller.commands.pools import lease, pool, pools
+from mooring.controller.commands.rebuild import rebuild
 from mooring.controller.commands.running import check, run
 from mooring.controller.commands.status import status
+from mooring.controller.commands.verify import plan, verify
 from mooring.controller.control_client import NotPermitted, Unreachable
 from mooring.controller.printable import printable
 from mooring.controller.version import version as installed_version
@@ -30,7 +35,7 @@ EXTENSIONS = "mooring.commands"
 EXIT_CODES = """\b
 Exit codes:
   0  done; status: everything is in step; check: every part answers
-  1  not in step or not ready, a part does not answer, or the request was refused
+  1  not in step or not ready, something differs (verify), a part does not answer, or the request was refused
   2  wrong usage or configuration
   3  the daemon is not running or cannot be reached
   4  not permitted
@@ -113,7 +118,10 @@ def version() -> None:
     click.echo(f"mooring {installed_version()}")
 
 
-for command in (run, check, status, leases, pools, history, pause, resume, brake):
+for command in (
+    run, check, status, verify, plan, rebuild, hosts, leases, lease, pools, pool, who, history,
+    backup, restore, pause, resume, brake,
+):  # fmt: skip
     main.add_command(command)
 
 

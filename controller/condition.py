@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mooring.controller.queue import WorkQueue
+from mooring.controller.stage import Ground, Stage
 from mooring.controller.stream import StreamReader
 from mooring.controller.version import version
 from mooring.controller.view import View
@@ -43,8 +44,9 @@ class Condition:
         seats: Seats,
         paused: Callable[[], tuple[str, ...]],
     ) -> None:
-        """`reader` is set once there is one."""
+        """`reader` and `ground` are set once there are any."""
         self.reader: StreamReader | None = None
+        self.ground: Ground | None = None
         self._badge = badge
         self._clock = clock
         self._view = view
@@ -94,6 +96,8 @@ class Condition:
             behind=reader.behind if reader else 0,
             max_behind=reader.max_behind if reader else 0,
             held=len(self._view.held),
+            rebuild_needed=self.ground is not None and self.ground.stage is Stage.AWAITED,
+            hosts=self.ground.hosts_by_state() if self.ground else {},
             unready={part: reason != "" for part, reason in self._unready().items()},
         )
 

@@ -35,7 +35,6 @@ from mooring.core.readmodel import ReadModel, Status
 log = structlog.get_logger(__name__)
 
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
-_MOST_NOTES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +159,6 @@ class ControlServer:
             web.get("/leases", self._leases),
             web.get("/pools", self._pools),
             web.get("/overview", self._overview),
-            web.get("/history", self._history),
             web.post("/pause", self._pause),
             web.post("/resume", self._resume),
             web.post("/brake/release", self._release_brake),
@@ -191,12 +189,6 @@ class ControlServer:
 
     async def _overview(self, request: web.Request) -> web.Response:
         return json_reply(self._model.overview())
-
-    async def _history(self, request: web.Request) -> web.Response:
-        limit = request.query.get("limit", "100")
-        if not limit.isdecimal() or not 1 <= int(limit) <= _MOST_NOTES:
-            raise BadRequest(f"limit: {limit!r:.100} is not a number from 1 to {_MOST_NOTES}")
-        return json_reply(await self._model.history(request.query.get("address"), int(limit)))
 
     async def _pause(self, request: web.Request) -> web.Response:
         await self._commands.pause(await _app_of(request))

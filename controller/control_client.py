@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import http.client
 import socket
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import urlencode
+from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 
 from mooring.core.errors import Refused, Retryable
 from mooring.core.model import Lease
 from mooring.core.readmodel import Overview, PoolRow, Status
-from mooring.core.store import Note
 
 T = TypeVar("T")
+_PART = 65536  # bytes of a long answer that are held at a time
 
 
 class Unreachable(Retryable):
@@ -56,11 +56,6 @@ class ControlClient:
         """The daemon itself."""
         return self.ask("GET", "/overview", Overview)
 
-    def history(self, address: str | None = None, limit: int = 100) -> list[Note]:
-        """The newest `limit` notes first, of one address or of all."""
-        query = {"limit": str(limit)} | ({} if address is None else {"address": address})
-        return self.ask("GET", f"/history?{urlencode(query)}", list[Note])
-
     def pause(self, app: str | None = None) -> Overview:
         """Let effects wait, for one app or all."""
         return self.ask("POST", "/pause", Overview, {"app": app})
@@ -86,12 +81,32 @@ class ControlClient:
                 "is the daemon of another version than this command?"
             ) from error
 
-    def _exchange(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
+    def save(self, path: str, into: BinaryIO) -> None:
+        """The body of an answer, written to a file as it comes."""
+
+        def copy(reply: http.client.HTTPResponse) -> bytes:
+            if reply.status != 200:
+                return reply.read()
+            while part := reply.read(_PART):
+                _write(into, part)
+            return b""
+
+        status, content = self._exchange("GET", path, None, copy)
+        if status != 200:
+            raise _error(status, content)
+
+    def _exchange(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        read: Callable[[http.client.HTTPResponse], bytes] = http.client.HTTPResponse.read,
+    ) -> tuple[int, bytes]:
         connection = _UnixConnection(self._path, self._timeout_s)
         try:
             connection.request(method, path, body)
             reply = connection.getresponse()
-            return reply.status, reply.read()
+            return reply.status, read(reply)
         except PermissionError as error:
             raise NotPermitted(
                 f"{self._path}: you may not use this socket; use root, the daemon's user or its group"
@@ -120,6 +135,13 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
+
+
+def _write(into: BinaryIO, part: bytes) -> None:
+    try:
+        into.write(part)
+    except OSError as error:  # not the daemon's fault
+        raise Refused(f"{into.name} cannot be written: {error.strerror}") from error
 
 
 class _Failure(msgspec.Struct):

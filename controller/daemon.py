@@ -4,7 +4,8 @@ Everything is built here and handed to who needs it; no other module names a con
 client.  A life goes like this:
 
     1. open the store, alone                                   (another daemon's lock ends it here)
-    2. ask every host for our marks, take the next epoch       adopt
+    2. ask every host for our marks, take the next epoch       ground
+       (if the store does not know every lease, 3 and 5 wait for an operator: rebuild)
     3. prime the sinks with what the store says is out there
     4. watch Marathon; the first snapshot completes the view   watch
     5. let the workers go, only then                           workers
@@ -31,6 +32,12 @@ from mooring.controller.access import Access
 from mooring.controller.capacity import pool_lines
 from mooring.controller.claims import Claims
 from mooring.controller.control import ControlServer
+from mooring.controller.control_client import ControlClient, NotPermitted, Unreachable
+from mooring.controller.doors import history as doors_history
+from mooring.controller.doors import hosts as doors_hosts
+from mooring.controller.doors import pools as doors_pools
+from mooring.controller.doors import rebuild as doors_rebuild
+from mooring.controller.doors import verify as doors_verify
 from mooring.controller.engine import Engine, Outside, rules_of
 from mooring.controller.ground import Ground, hear_silent_hosts, settle_in, survey_all
 from mooring.controller.rehearse import Rehearsal
@@ -38,12 +45,14 @@ from mooring.controller.settings import MarathonSettings, Settings, pools_of
 from mooring.controller.sinks import edge_sinks, host_sinks, read_secret
 from mooring.controller.snapshot import Marathon
 from mooring.controller.store.memory import MemoryStore
-from mooring.controller.store.runners import ThreadRunner
-from mooring.controller.store.sqlite import SqliteStore
+from mooring.controller.stores import store_of
 from mooring.controller.stream import Pace, StreamReader
+from mooring.controller.tenure import keep_history
 from mooring.controller.version import version
 from mooring.core.clock import SystemClock
 from mooring.core.errors import ConfigRefused, Fatal, Refused, Retryable
+from mooring.core.model import PoolSpec
+from mooring.core.readmodel import PoolRow
 from mooring.core.sink import Sink
 from mooring.core.store import NO_EPOCH, Contents, Store
 from mooring.handlers.ansible import AnsibleRunner
@@ -51,6 +60,8 @@ from mooring.handlers.hosts import Hosts
 from mooring.handlers.inventory import inventory_hosts
 from mooring.handlers.records import Records
 from mooring.ipam.book import LeaseBook
+from mooring.ipam.estate import homeless_lines
+from mooring.ipam.pools import Pool, Pools
 from mooring.portal.http import make_app, serve
 from mooring.portal.metrics import Metrics
 from mooring.portal.pulse import Pulse
@@ -75,7 +86,7 @@ def run(settings: Settings, *, observe: bool = False) -> int:
             runner.run(_live(settings, observe, turns))
     except ConfigRefused:
         raise
-    except Refused as error:
+    except (Refused, Retryable) as error:
         log.error("cannot run", reason=str(error))
         return 1
     except ExceptionGroup as group:  # from the workers, who end together
@@ -93,7 +104,7 @@ async def _live(settings: Settings, observe: bool, turns: Turns) -> None:
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
         engine, ground = await _build(settings, observe, stack)
-        await _open_doors(settings, engine, turns, stack)
+        await _open_doors(settings, engine, ground, turns, stack)
         await _work_until(stop, engine, ground)
     log.info("stopped")
 
@@ -142,10 +153,13 @@ async def _build(settings: Settings, observe: bool, stack: AsyncExitStack) -> tu
 
 async def _store(settings: Settings, observe: bool, stack: AsyncExitStack) -> tuple[Store, Contents]:
     """The store, opened. An observer reads the real one, lets go of it and goes on in memory."""
-    runner = ThreadRunner()
-    stack.callback(runner.close)
-    real = SqliteStore(settings.store, runner)
+    real = store_of(settings, stack)
     contents = await real.open()
+    if contents.created:
+        log.warning(
+            "there was no store, a new one was made: is this the first start?",
+            store=str(settings.store or f"redis, prefix {settings.redis and settings.redis.prefix}"),
+        )
     if not observe:
         stack.push_async_callback(real.close)
         return real, contents
@@ -171,10 +185,13 @@ def _records(settings: Settings, store: Store, contents: Contents) -> Records:
     book = LeaseBook(
         pools_of(settings),
         contents.leases,
+        contents.pools,
         idle_ttl_s=settings.leases.idle_ttl_s,
         cooling_s=settings.leases.cooling_s,
         dns_ttl_s=ttl,
     )
+    if lines := homeless_lines(book):
+        raise ConfigRefused(lines)
     return Records(store, book, contents)
 
 
@@ -189,7 +206,9 @@ def access_of(marathon: MarathonSettings) -> Access:
     )
 
 
-async def _open_doors(settings: Settings, engine: Engine, turns: Turns, stack: AsyncExitStack) -> None:
+async def _open_doors(
+    settings: Settings, engine: Engine, ground: Ground, turns: Turns, stack: AsyncExitStack
+) -> None:
     """The portal and the control socket: from here on the daemon can be asked."""
     pulse = Pulse(engine.clock)
     beat = start_pulse(pulse)
@@ -198,7 +217,19 @@ async def _open_doors(settings: Settings, engine: Engine, turns: Turns, stack: A
     app = make_app(engine.report, engine.metrics.registry, pulse)
     portal = await serve(app, settings.portal.address, settings.portal.port)
     stack.push_async_callback(portal.cleanup)
-    control = ControlServer(settings.control.socket, engine.report, engine, group=settings.control.group)
+    control = ControlServer(
+        settings.control.socket,
+        engine.report,
+        engine,
+        group=settings.control.group,
+        routes=[
+            *doors_history.routes(engine.records.store, engine.clock, ground.hosts.epoch),
+            *doors_pools.routes(engine.pools),
+            *doors_hosts.routes(engine, ground),
+            *doors_rebuild.routes(engine.rebuild),
+            *doors_verify.routes(engine.verifier, engine.planner),
+        ],
+    )
     await control.start()
     stack.push_async_callback(control.close)
 
@@ -212,7 +243,12 @@ async def _work_until(stop: asyncio.Event, engine: Engine, ground: Ground) -> No
         asyncio.create_task(engine.watch.run(), name="watch"),
         asyncio.create_task(engine.work(), name="workers"),
         asyncio.create_task(engine.janitor.run(), name="janitor"),
-        asyncio.create_task(_hear_and_stay(engine, ground), name="hosts"),
+        asyncio.create_task(
+            keep_history(engine.records.store, engine.clock, engine.settings.leases.history_keep_s),
+            name="history",
+        ),
+        asyncio.create_task(engine.verifier.run(), name="verifier"),
+        asyncio.create_task(hear_silent_hosts(engine, ground), name="hosts"),
     ]
     ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     log.info("stopping", because=next(iter(ended)).get_name())
@@ -226,12 +262,6 @@ async def _work_until(stop: asyncio.Event, engine: Engine, ground: Ground) -> No
     for result in await asyncio.gather(*tasks, return_exceptions=True):
         if isinstance(result, Exception):
             raise result
-
-
-async def _hear_and_stay(engine: Engine, ground: Ground) -> None:
-    """Ends only by failing: that every host has been heard is no reason to stop."""
-    await hear_silent_hosts(engine, ground)
-    await asyncio.Event().wait()
 
 
 async def check(settings: Settings) -> list[tuple[str, bool, str]]:
@@ -266,13 +296,22 @@ async def _who_answers(marathon: Marathon) -> str:
 
 
 async def _pools_checked(settings: Settings, marathon: Marathon) -> list[tuple[str, bool, str]]:
-    pools = pools_of(settings)
     try:
         snapshot = await marathon.snapshot()
+        pools, rows = await asyncio.to_thread(_pools_now, settings)
     except (Retryable, Refused) as error:
         return [("pools", False, f"not weighed: {error}")]
     apps = [listing.app for listing in snapshot.apps.values() if listing.app is not None]
-    return pool_lines(apps, Claims(rules_of(settings, pools)), pools)
+    return pool_lines(apps, Claims(rules_of(settings, pools)), pools, rows)
+
+
+def _pools_now(settings: Settings) -> tuple[Pools, Sequence[PoolRow]]:
+    """As the running daemon has them; without one those of the configuration, and nothing of their leases."""
+    client = ControlClient(settings.control.socket)
+    try:
+        return Pools(map(Pool.of, client.ask("GET", "/pools/specs", list[PoolSpec]))), client.pools()
+    except (Unreachable, NotPermitted):
+        return pools_of(settings), ()
 
 
 async def _checked(name: str, ask: Callable[[], Awaitable[str]]) -> tuple[str, bool, str]:

@@ -6,10 +6,12 @@ commands that change what it does (`pause`, `resume`, `release_brake`).
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -17,13 +19,19 @@ from mooring.controller.addresses import HostAddresses
 from mooring.controller.claims import Claims
 from mooring.controller.condition import Badge, Condition
 from mooring.controller.decide import Decision, decide
+from mooring.controller.doubts import Doubts
+from mooring.controller.hold import HELD as HELD_SINKS
+from mooring.controller.hold import Hold
 from mooring.controller.janitor import Janitor
 from mooring.controller.latency import Latency
-from mooring.controller.queue import WorkQueue
+from mooring.controller.lookout import make_planner, make_verifier
+from mooring.controller.pools import Occupancy, PoolKeeper, supernets_of, wiring_at
+from mooring.controller.queue import Priority, WorkQueue
 from mooring.controller.reconcile import Reconciler, Surroundings, is_member
 from mooring.controller.report import Report
 from mooring.controller.settings import Settings
 from mooring.controller.snapshot import Marathon
+from mooring.controller.stage import HELD
 from mooring.controller.view import View
 from mooring.controller.watch import Watch
 from mooring.controller.workers import Workers
@@ -40,21 +48,25 @@ from mooring.core.model import (
     HostName,
     Instance,
     InstanceId,
-    PoolName,
     State,
 )
 from mooring.core.readmodel import EVERYTHING
 from mooring.core.sink import Sink
 from mooring.core.specs import MemberSpec
 from mooring.core.store import PutFlag
+from mooring.handlers.conflict import Conflicts
 from mooring.handlers.converge import Converger
 from mooring.handlers.create import Seats
 from mooring.handlers.kill import Kills
 from mooring.handlers.records import Records
 from mooring.handlers.restart import Restarts
-from mooring.handlers.wants import APP_NAMES, BALANCERS, NAMES, Wiring
+from mooring.handlers.wants import BALANCERS, NETWORK
 from mooring.ipam.pools import Pools
 from mooring.portal.metrics import Metrics
+
+if TYPE_CHECKING:
+    from mooring.controller.rebuild import Rebuild
+    from mooring.handlers.fences import Fences
 
 log = structlog.get_logger(__name__)
 
@@ -76,7 +88,10 @@ class Outside:
 
 
 class Engine:
-    """All moving parts of the controller."""
+    """All moving parts of the controller. `ground.settle_in` adds the last two."""
+
+    rebuild: Rebuild
+    fences: Fences
 
     def __init__(self, settings: Settings, records: Records, outside: Outside) -> None:
         self.settings = settings
@@ -94,10 +109,17 @@ class Engine:
             waited=self.metrics.work_started,
             worked=self.metrics.work_ended,
         )
+        self.grounded = asyncio.Event()  # it is known what is whose: the workers may begin
+        self.hold = Hold(self.clock)
         self.batchers = {sink.name: Batcher(sink, self.clock) for sink in outside.sinks}
         self.addresses = HostAddresses(settings.hosts, self.clock, self._host_resolved)
         self.seats = Seats(records, self.clock, settings.leases.seat_wait_s)
+        self.doubts = Doubts(self.metrics.repaired)
+        self.occupancy = Occupancy(records, self.seats, self.clock)
+        self.pools = PoolKeeper(records, self.clock, supernets_of(settings), self._estate_changed)
         self.reconciler = self._make_reconciler()
+        self.verifier = make_verifier(self, outside)
+        self.planner = make_planner(self)
         self.workers = Workers(
             self.queue,
             self.reconciler,
@@ -107,18 +129,33 @@ class Engine:
             self._reconciled,
         )
         self.watch = self._make_watch()
-        self.janitor = Janitor(records, self.view, self.clock, self.claims.apps, self.claims.forget)
+        self.janitor = Janitor(
+            records,
+            self.view,
+            self.clock,
+            self.claims.apps,
+            self.claims.forget,
+            self._tidied,
+            self.grounded.is_set,
+        )
         badge = Badge(settings.owner, outside.epoch, settings.workers, outside.observe)
         self.condition = Condition(
             badge, self.clock, self.view, self.watch, self.queue, self.seats, self.paused
         )
         self.report = Report(
-            self.view, records, self.claims, self.reconciler, self.condition, tuple(self.batchers)
+            self.view,
+            records,
+            self.claims,
+            self.reconciler,
+            self.condition,
+            tuple(self.batchers),
+            self.occupancy.rows,
+            self.seats.is_waiting,
         )
         records.on_change = self._binding_changed
         self.view.restore(
             [_as_last_seen(binding) for binding in records.all() if not _is_left(binding)],
-            {lease.app for lease in records.book.leases() if lease.app is not None},
+            records.book.apps(),
         )
 
     def _make_watch(self) -> Watch:
@@ -137,7 +174,6 @@ class Engine:
         )
 
     def _make_reconciler(self) -> Reconciler:
-        wiring = {pool.name: _wiring(pool.name, self.records.book.pools) for pool in self.records.book.pools}
         zone = self.settings.dns.zone if self.settings.dns else None
         seat_wait_s = self.settings.leases.seat_wait_s
         return Reconciler(
@@ -147,28 +183,76 @@ class Engine:
             seats=self.seats,
             restarts=Restarts(self.records, self.clock, seat_wait_s),
             kills=Kills(self.records, self.clock),
+            conflicts=self._make_conflicts(),
             converger=Converger(
                 self.batchers,
                 self.records,
                 self._outside.epoch,
                 self.latency.outcome,
                 self.is_paused,
+                self.hold.keeps,
             ),
-            surroundings=Surroundings(wiring, zone, self.addresses),
+            surroundings=Surroundings(
+                lambda address: wiring_at(self.records.book.pools, address), zone, self.addresses
+            ),
             wake=self.queue.add,
+            doubts=self.doubts,
+        )
+
+    def _make_conflicts(self) -> Conflicts | None:
+        network = next((sink for sink in self._outside.sinks if sink.name == NETWORK), None)
+        if network is None:
+            return None
+        patience_s = self.settings.leases.seat_wait_s
+        return Conflicts(
+            network, self.records, self.clock, patience_s, self.queue.add, self.metrics.address_conflict
         )
 
     # -- life
 
     @property
-    def name_sinks(self) -> list[Sink]:
-        """The sinks that show names, if there are any."""
-        return [sink for sink in self._outside.sinks if sink.name in (NAMES, APP_NAMES)]
+    def sinks(self) -> Sequence[Sink]:
+        """All sinks."""
+        return self._outside.sinks
+
+    async def begin(self) -> None:
+        """It is known by now what is whose: let the workers go."""
+        await self._prime_all()
+        self.grounded.set()
 
     async def prime(self) -> None:
-        """Tell every sink what the store says may be out there, before the first change."""
+        """Tell every sink what the store says may be out there, before the first change.
+
+        Not before it is known what is whose (`begin` does it then).
+        """
+        if self.grounded.is_set():
+            await self._prime_all()
+
+    async def _prime_all(self) -> None:
         await self._forget_removed_sinks()
-        for sink in self._outside.sinks:
+        await self._prime([sink for sink in self._outside.sinks if not self.hold.keeps(sink.name)])
+
+    async def end_hold(self) -> None:
+        """What every instance shall show is worked out: the held sinks are told all of it, and go on."""
+        await self._prime([sink for sink in self._outside.sinks if sink.name in HELD_SINKS])
+        self.hold.end()
+        await self.put_flag(PutFlag(HELD, None))
+        for binding in self.records.all():
+            self.queue.add(binding.id)
+
+    async def put_flag(self, flag: PutFlag) -> None:
+        """Store it, as soon as the store takes it."""
+        while True:
+            try:
+                await self.records.commit([flag])
+            except Retryable as error:
+                log.warning("a flag is not stored yet", flag=flag.name, reason=str(error))
+                await self.clock.sleep(_STORE_AGAIN_S)
+            else:
+                return
+
+    async def _prime(self, sinks: Sequence[Sink]) -> None:
+        for sink in sinks:
             shown = {}
             for binding in self.records.all():
                 state = binding.sink(sink.name)
@@ -187,8 +271,9 @@ class Engine:
                 await self.records.save(replace(binding, sinks=kept))
 
     async def work(self) -> None:
-        """Wait for the first snapshot, then work until the queue is closed."""
+        """Wait for the first snapshot and firm ground, then work until the queue is closed."""
         await self.watch.complete.wait()
+        await self.grounded.wait()
         await self._remember_framework()
         # What is known by now stays: the garbage collector need not walk through it again and again.  Cyclic
         # rubbish of the start stays with it, once; to collect it first would be a stall of its own.
@@ -199,12 +284,8 @@ class Engine:
     async def _remember_framework(self) -> None:
         """Another Marathon at the same endpoint must not be taken for ours, also after a restart."""
         framework = self._outside.marathon.framework
-        while framework and self.records.flags.get("framework") != framework:
-            try:
-                await self.records.commit([PutFlag("framework", framework)])
-            except Retryable as error:
-                log.warning("the framework's id is not stored yet", reason=str(error))
-                await self.clock.sleep(_STORE_AGAIN_S)
+        if framework and self.records.flags.get("framework") != framework:
+            await self.put_flag(PutFlag("framework", framework))
 
     async def close(self) -> None:
         """Let what is in the air land; nothing new takes off."""
@@ -244,6 +325,16 @@ class Engine:
         log.warning("brake released", held=now_held, reason=self.view.brake)
         self.watch.mark(self.view.release(self.clock.monotonic()))
 
+    async def fence(self, host: HostName, reason: str, *, force: bool = False) -> None:
+        """An operator asserts that nothing runs on the host (see `handlers.fences`)."""
+        await self.fences.fence(host, reason, force=force)
+        self.rebuild.close()
+
+    async def unfence(self, host: HostName) -> None:
+        """The host is in use again; what it has without a right to it is detached first."""
+        await self.fences.unfence(host, clear=not self.rebuild.needed)
+        self.rebuild.close()
+
     def is_paused(self, key: BindingId) -> bool:
         """Whether effects for this instance wait."""
         paused = self.paused()
@@ -266,6 +357,7 @@ class Engine:
 
     def _reconciled(self, key: BindingId, result: str, seconds: float) -> None:
         self.metrics.reconciled(result, seconds)
+        self.hold.seen(key)
         if result == "success":
             self.latency.settled(key)
 
@@ -288,6 +380,22 @@ class Engine:
         elif self.view.instance(binding.instance) is None:
             self.view.restore([_as_last_seen(binding)])
             self.queue.add(binding.id)
+
+    def _tidied(self) -> None:
+        """Addresses may have become free: serve who has waited for them the longest."""
+        self.occupancy.sample()
+        for key in self.seats.next_served():
+            self.queue.add(key)
+
+    def _estate_changed(self, pools: bool) -> None:
+        """With other pools, labels may be acceptable or no longer so, and ports may be wired otherwise."""
+        if pools:
+            for app in self.claims.reconsider(rules_of(self.settings, self.records.book.pools)):
+                self._claim_changed(app)
+            for binding in self.records.all():
+                if binding.address is not None:
+                    self.queue.add(binding.id, Priority.RESYNC)
+        self._tidied()
 
     def _claim_changed(self, app: AppId) -> None:
         """A name went from one app to another."""
@@ -317,12 +425,6 @@ def rules_of(settings: Settings, pools: Pools) -> Rules:
         zone=settings.dns.zone if settings.dns else "",
         ttl=settings.dns.ttl if settings.dns else 10,
     )
-
-
-def _wiring(name: PoolName, pools: Pools) -> Wiring:
-    pool = pools.named(name)
-    gateway = str(pool.gateway) if pool.gateway else None
-    return Wiring(pool.network.prefixlen, gateway, pool.vlan, pool.mtu, pool.routes)
 
 
 def _is_left(binding: Binding) -> bool:

@@ -7,44 +7,37 @@
     5. go on asking the hosts that were silent         `hear_silent_hosts`
 
 A store that is new, or older than what the world remembers (a restored backup), does not know every lease.
-Then no address is given out until every host of the inventory has answered.  What is adopted takes along the
-names that lead to it; addresses that only a name of ours still leads to are put into quarantine and those
-names removed.  A flag in the store says up to which epoch it is complete: it is raised with each start, and
-only at the end of a rebuild, so a rebuild that is cut off begins again.
+Then steps 3 and 4 wait for an operator (see `rebuild`), unless nothing of ours is found anywhere: that is a
+first installation.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import structlog
 
-from mooring.controller.adopt import Survey, adopt, observe_names, quarantine_named, survey
+from mooring.controller.adopt import Survey, adopt, survey
 from mooring.controller.engine import Engine
+from mooring.controller.rebuild import Rebuild, all_keys
 from mooring.controller.sinks import newest_epoch
-from mooring.core.errors import Fenced, Retryable
+from mooring.controller.stage import AGREED, COMPLETE, HELD, NOTHING_KNOWN, Ground, Stage, check_epochs
+from mooring.core.errors import Fatal, Refused, Retryable
 from mooring.core.model import Epoch
 from mooring.core.sink import Sink
-from mooring.core.store import Contents, PutFlag, Store
+from mooring.core.store import NO_EPOCH, Contents, PutFlag, Store
+from mooring.handlers.fences import Fences, fences_in
 from mooring.handlers.hosts import Hosts
+
+__all__ = ["Ground", "hear_silent_hosts", "settle_in", "survey_all"]
 
 log = structlog.get_logger(__name__)
 
-_COMPLETE = "complete"  # flag in the store: up to this epoch it knows every lease
-_NOTHING_KNOWN = -1
-_REBUILD_AGAIN_S = 2.0  # between two surveys of silent hosts while everybody waits for them
+_AWAITED_AGAIN_S = 5.0  # between two surveys while an operator is awaited
+_AGAIN_S = 2.0  # between two questions to silent hosts while everybody waits for them
 _SILENT_AGAIN_S = 30.0  # the same while nobody does
-
-
-@dataclass(slots=True)
-class Ground:
-    """What was found, and whether the store knows all of it."""
-
-    hosts: Hosts
-    found: Survey
-    rebuild: bool
-    fences: bool  # an observer asks without leaving a trace
+_SWEEP_S = 30.0  # between two looks at fenced hosts
 
 
 async def survey_all(
@@ -57,87 +50,160 @@ async def survey_all(
     fences: bool,
 ) -> Ground:
     """Steps 1 to 3. Afterwards `hosts.epoch` is this daemon's, and the store has begun it."""
+    hosts.fenced = {host: fence.reason for host, fence in fences_in(contents.flags).items()}
     found = await survey(hosts, names)
-    remembered = max(found.epoch, *[await newest_epoch(sink) for sink in sinks])
+    remembered = Epoch(max(found.epoch, *[await newest_epoch(sink) for sink in sinks]))
     hosts.epoch = Epoch(max(contents.epoch, remembered) + 1)
     await store.begin(hosts.epoch)
-    rebuild = remembered > int(contents.flags.get(_COMPLETE, _NOTHING_KNOWN))
-    if not rebuild:
+    complete = int(contents.flags.get(COMPLETE, NOTHING_KNOWN))
+    stage = _stage(contents, remembered)
+    if stage is not Stage.AWAITED:
         # Before anybody else hears of the new epoch: what remembers it must not look newer than the store.
-        await store.commit([PutFlag(_COMPLETE, str(hosts.epoch))])
-    if fences and found.marks:
-        fenced = await survey(hosts, sorted(found.marks), fence=True)
-        fenced.silent |= found.silent
-        found = fenced
-    return Ground(hosts, found, rebuild, fences)
+        flag = COMPLETE if stage is Stage.FIRM else AGREED
+        await store.commit([PutFlag(flag, str(hosts.epoch))])
+        if fences:
+            found = await _fenced(hosts, found)
+    return Ground(hosts, tuple(names), found, stage, remembered, contents.epoch, complete, fences)
+
+
+def _stage(contents: Contents, remembered: Epoch) -> Stage:
+    if remembered <= int(contents.flags.get(COMPLETE, NOTHING_KNOWN)):
+        return Stage.FIRM
+    agreed = remembered <= int(contents.flags.get(AGREED, NOTHING_KNOWN))
+    return Stage.LISTENING if agreed else Stage.AWAITED
 
 
 async def settle_in(engine: Engine, ground: Ground) -> int:
-    """Step 4: adopt what the hosts have; how many ports that were."""
-    if ground.rebuild:
-        engine.seats.close("the store does not know every lease, and not all hosts have been heard")
-    try:
-        return await _adopt(engine, ground)
-    except Retryable as error:
-        log.warning("not settled in yet", reason=str(error))
-        return 0  # step 5 tries again
+    """Step 4: adopt what the hosts have; how many ports that were. Lets the workers go, if they may."""
+    engine.rebuild = Rebuild(engine, ground)
+    engine.fences = Fences(ground.hosts, engine.records, engine.clock, ground.inventory, engine.queue.add)
+    engine.condition.ground = ground
+    adopted = 0
+    if ground.stage is Stage.AWAITED:
+        await _look_for_first(engine, ground)
+    else:
+        adopted = await _take_in(engine, ground)
+        if HELD in engine.records.flags:
+            engine.hold.begin()
+        engine.grounded.set()
+    engine.rebuild.close()
+    if engine.rebuild.needed:
+        log.error("rebuild needed", reason=ground.reason())
+    return adopted
 
 
 async def hear_silent_hosts(engine: Engine, ground: Ground) -> None:
-    """Step 5: until every host has answered. Raises `Fenced` if one has seen a newer daemon."""
-    while True:
-        problem = ""
-        try:
-            await _adopt(engine, ground)
-            if not ground.found.silent:
-                await _finish(engine, ground)
-                return
-        except Retryable as error:
-            problem = str(error)
-            log.warning("not settled in yet", reason=problem)
-        if ground.rebuild:
-            silent = "; ".join(f"{host}: {reason}" for host, reason in sorted(ground.found.silent.items()))
-            engine.seats.close(f"the store does not know every lease; waits: {problem or silent}")
-        await engine.clock.sleep(_REBUILD_AGAIN_S if ground.rebuild else _SILENT_AGAIN_S)
-        if not problem:  # else what was found is not stored yet
-            ground.found = await _ask_again(ground)
+    """Step 5, and the watch over fenced hosts; never ends. Raises `Fenced` if a newer daemon was met."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_listen(engine, ground), name="silent hosts")
+        group.create_task(_watch_fenced(engine), name="fenced hosts")
+        group.create_task(_end_hold(engine), name="hold")
 
 
-async def _adopt(engine: Engine, ground: Ground) -> int:
-    names = await observe_names(engine.name_sinks) if ground.rebuild else {}
-    return await adopt(engine.records, ground.found, engine.clock, names)
+async def _listen(engine: Engine, ground: Ground) -> None:
+    while ground.stage is Stage.AWAITED:
+        await engine.clock.sleep(_AWAITED_AGAIN_S)
+        await _look_again(engine, ground)
+    while ground.stage is Stage.LISTENING:
+        await engine.clock.sleep(_AGAIN_S)
+        if not ground.pending:
+            ground.found = await _ask_again(ground, sorted(ground.found.silent))
+        await _take_in(engine, ground)
+    await engine.rebuild.rest()
+    while ground.pending or ground.waits_for():
+        await engine.clock.sleep(_SILENT_AGAIN_S)
+        if not ground.pending:
+            ground.found = await _ask_again(ground, sorted(ground.waits_for()))
+        await _take_in(engine, ground)
 
 
-async def _finish(engine: Engine, ground: Ground) -> None:
-    if not ground.rebuild:
+async def _look_again(engine: Engine, ground: Ground) -> None:
+    """While an operator is awaited: who answers by now, and whether another daemon has come."""
+    if engine.rebuild.busy:
         return
-    await quarantine_named(engine.records, await observe_names(engine.name_sinks), engine.clock)
-    await engine.records.commit([PutFlag(_COMPLETE, str(ground.hosts.epoch))])
-    ground.rebuild = False
-    engine.seats.open()
-    log.info("every host was heard; addresses are given out")
+    found = await survey(ground.hosts, ground.inventory)
+    if ground.stage is not Stage.AWAITED or engine.rebuild.busy:
+        return  # the operator came meanwhile, and looks for himself
+    check_epochs(ground, found)
+    ground.found = found
+    told_by_others = [epoch for host, epoch in found.epochs.items() if not ground.hosts.has_told(host)]
+    ground.remembered = max(ground.remembered, *told_by_others, NO_EPOCH)
+    await _look_for_first(engine, ground)
+    engine.rebuild.close()
 
 
-async def _ask_again(ground: Ground) -> Survey:
-    hosts = ground.hosts
-    found = await survey(hosts, sorted(ground.found.silent))
-    newer = {host: epoch for host, epoch in found.epochs.items() if _is_foreign(ground, host, epoch)}
-    if newer:
-        host, epoch = next(iter(newer.items()))
-        raise Fenced(f"{host} has seen epoch {epoch}, this daemon has {hosts.epoch}; start it again")
-    if ground.fences and found.marks:
-        fenced = await survey(hosts, sorted(found.marks), fence=True)
-        fenced.silent |= found.silent
-        return fenced
-    return found
+async def _look_for_first(engine: Engine, ground: Ground) -> None:
+    """Nothing to rebuild from: nobody need be asked."""
+    try:
+        if not await engine.rebuild.finish_if_first():
+            return
+    except Retryable as error:
+        log.warning("not settled in yet", reason=str(error))
+        return
+    log.info("first installation: nothing of ours was found anywhere")
+    if ground.fences:
+        ground.found = await _fenced(ground.hosts, ground.found)
+    await _take_in(engine, ground)
+    await engine.begin()
 
 
-def _is_foreign(ground: Ground, host: str, epoch: Epoch) -> bool:
-    """Whether another daemon took this epoch, or a higher one.
+async def _take_in(engine: Engine, ground: Ground) -> int:
+    """Enter what was found; how many ports were adopted. What fails is tried again with the next beat."""
+    ground.pending = True
+    try:
+        if ground.stage is Stage.LISTENING:
+            await engine.rebuild.take_up(ground.found)
+            await engine.rebuild.go_on()
+            adopted = len(ground.found.ports)
+        else:
+            adopted = await adopt(engine.records, _trusted(ground), engine.clock)
+    except Fatal:
+        raise
+    except (Retryable, Refused) as error:
+        log.warning("not settled in yet", reason=str(error))
+        engine.rebuild.close(str(error))
+        return 0
+    ground.pending = False
+    return adopted
 
-    Our own number on a host is somebody else's only if we have not told it, and if the store, which gives
-    each number once, has forgotten some.
-    """
-    if epoch == ground.hosts.epoch:
-        return ground.rebuild and not ground.hosts.has_told(host)
-    return epoch > ground.hosts.epoch
+
+def _trusted(ground: Ground) -> Survey:
+    """What a fenced host has is not its own any more, unless the store says so."""
+    found = ground.found.marks.items()
+    return Survey(marks={host: marks for host, marks in found if host not in ground.hosts.fenced})
+
+
+async def _watch_fenced(engine: Engine) -> None:
+    while True:
+        await engine.clock.sleep(_SWEEP_S)
+        if engine.rebuild.is_over:
+            await engine.fences.sweep()
+
+
+async def _end_hold(engine: Engine) -> None:
+    """Let the clients' sinks go on when every instance has been looked at once."""
+    await engine.grounded.wait()
+    await engine.watch.complete.wait()
+    if not engine.hold.active:
+        return
+    keys = [key for key in all_keys(engine) if not engine.is_paused(key)]
+    for key in keys:
+        engine.queue.add(key)
+    in_time = await engine.hold.until_seen(keys)
+    await engine.end_hold()
+    log.info("clients' sinks go on", instances=len(keys), in_time=in_time)
+
+
+async def _ask_again(ground: Ground, names: Sequence[str]) -> Survey:
+    found = await survey(ground.hosts, names)
+    check_epochs(ground, found)
+    return await _fenced(ground.hosts, found) if ground.fences else found
+
+
+async def _fenced(hosts: Hosts, found: Survey) -> Survey:
+    """Ask those that answered once more, so that nobody older can change what they say now."""
+    if not found.marks:
+        return found
+    fenced = await survey(hosts, sorted(found.marks), fence=True)
+    fenced.silent |= found.silent
+    return fenced

@@ -12,12 +12,17 @@ import structlog
 
 from mooring.core.clock import Clock
 from mooring.core.model import Binding, BindingId
-from mooring.core.sink import Change, Done, NotPossible, Outcome, RetryAfter
+from mooring.core.sink import Change, Conflict, Done, NotPossible, Outcome, RetryAfter
 from mooring.handlers.converge import Step
 
 log = structlog.get_logger(__name__)
 
-_KINDS: dict[type, str] = {Done: "done", RetryAfter: "retry", NotPossible: "refused"}
+_KINDS: dict[type, str] = {
+    Done: "done",
+    RetryAfter: "retry",
+    NotPossible: "refused",
+    Conflict: "conflict",
+}
 
 
 class Latency:

@@ -20,11 +20,23 @@ import structlog
 
 from mooring.controller.claims import Claims
 from mooring.controller.decide import Decision, decide
+from mooring.controller.doubts import Doubts
 from mooring.core.errors import Fatal, Refused, Retryable
 from mooring.core.labels import Claim, IpPolicy
-from mooring.core.model import App, AppId, Binding, BindingId, HostName, Instance, InstanceId, PoolName
-from mooring.core.sink import NotPossible
+from mooring.core.model import (
+    App,
+    AppId,
+    Binding,
+    BindingId,
+    HostName,
+    Instance,
+    InstanceId,
+    SinkName,
+)
+from mooring.core.sink import Conflict, NotPossible
+from mooring.core.specs import Spec
 from mooring.core.template import Member
+from mooring.handlers.conflict import Conflicts
 from mooring.handlers.converge import Converger, Walk
 from mooring.handlers.create import Seats
 from mooring.handlers.health import show
@@ -61,7 +73,7 @@ class Observed(Protocol):
 class Surroundings:
     """What the configuration says, as far as wants depend on it."""
 
-    wiring: Mapping[PoolName, Wiring]
+    wiring: Callable[[str], Wiring | None]  # of an address
     zone: str | None
     host_address: Callable[[HostName], str | None]
 
@@ -77,26 +89,33 @@ class Reconciler:
         seats: Seats,
         restarts: Restarts,
         kills: Kills,
+        conflicts: Conflicts | None,
         converger: Converger,
         surroundings: Surroundings,
         wake: Callable[[BindingId], None],
+        doubts: Doubts,
     ) -> None:
-        """`wake` puts another instance's key into the queue."""
+        """`wake` puts another instance's key into the queue; without a network there are no conflicts."""
         self._view = view
         self._claims = claims
         self._records = records
         self._seats = seats
         self._restarts = restarts
         self._kills = kills
+        self._conflicts = conflicts
         self._converger = converger
         self._around = surroundings
         self._wake = wake
+        self._doubts = doubts
         self._file_problems: dict[BindingId, str] = {}
+        self._seatless: dict[BindingId, Retryable | Refused] = {}
         self.problems: dict[BindingId, str] = {}
 
     async def reconcile(self, key: BindingId) -> Verdict:
         """Bring one instance in step as far as it is possible now."""
+        self._seatless.pop(key, None)
         try:
+            await self._doubt(key)
             walk = await self._converger.settle(lambda: self._refresh(key))
             verdict = await self._conclude(key, walk)
         except Retryable as error:
@@ -110,6 +129,14 @@ class Reconciler:
         else:
             self.problems.pop(key, None)
         return verdict
+
+    async def _doubt(self, key: BindingId) -> None:
+        """What was found not to be shown any more becomes a change like any other."""
+        bound = self._records.get(key)
+        if bound is None:
+            self._doubts.forget(key)
+        else:
+            await self._records.save(self._doubts.take(bound))
 
     async def _refresh(self, key: BindingId) -> Binding | None:
         """Steps 1 to 3: the binding as it shall be, stored; None when there is nothing to hold."""
@@ -137,11 +164,23 @@ class Reconciler:
 
     async def _show(self, bound: Binding, observed: Instance, app: App, claim: Claim | None) -> Binding:
         if claim is not None and claim.pool is not None and bound.address is None and not bound.departing:
-            bound = await self._seats.seat(bound, app, claim)
+            try:
+                bound = await self._seats.seat(bound, app, claim)
+            except Fatal:
+                raise
+            except (Retryable, Refused) as error:
+                if bound.settled:
+                    raise
+                self._seatless[bound.id] = error
+                return bound  # what still leads to the seat that it has lost is undone while it waits
         await self._restarts.follow(bound)
         wants = wants_of(self._facts(bound, observed, app, claim), bound)
         self._file_problems[bound.id] = wants.problem
         return await show(self._records, bound, wants.specs, self._converger.sinks)
+
+    def wants(self, bound: Binding, observed: Instance, app: App) -> Mapping[SinkName, Spec | None]:
+        """What each sink would be asked to show for the instance now. Changes nothing."""
+        return wants_of(self._facts(bound, observed, app, self._claims.of(app)), bound).specs
 
     def _facts(self, bound: Binding, observed: Instance, app: App, claim: Claim | None) -> Facts:
         lease = self._records.book.by_address(bound.address) if bound.address else None
@@ -151,7 +190,7 @@ class Reconciler:
             instance=observed,
             app=app,
             claim=claim,
-            wiring=self._around.wiring.get(bound.pool) if bound.pool else None,
+            wiring=self._around.wiring(bound.address) if bound.address else None,
             zone=self._around.zone,
             lease_generation=lease.generation if lease else 0,
             host_address=self._around.host_address(bound.host),
@@ -183,6 +222,9 @@ class Reconciler:
             self._seats.forget(key)
             self._view.forget(InstanceId(key))
             return Verdict()
+        if self._conflicts is not None and isinstance(conflict := walk.failed.get(NETWORK), Conflict):
+            waits_for = await self._conflicts.resolve(bound, conflict)
+            return Verdict(True, None if waits_for else 0.0, waits_for)
         if NETWORK in walk.failed:
             moved = await self._host_is_silent(bound, walk)
             if moved:
@@ -193,6 +235,9 @@ class Reconciler:
             await self._let_go(bound)
             return Verdict()
         reason = "; ".join(filter(None, (_why(walk), self._file_problems.pop(key, ""))))
+        if (seatless := self._seatless.pop(key, None)) is not None:
+            reason = "; ".join(filter(None, (str(seatless), reason)))
+            return Verdict(isinstance(seatless, Retryable), getattr(seatless, "after_s", None), reason)
         if walk.retry is not None:
             return Verdict(True, walk.retry.after_s, reason)
         return Verdict(reason=reason)
@@ -221,6 +266,8 @@ class Reconciler:
         await self._kills.finish(bound, keep, f"{bound.instance} is gone")
         self._seats.forget(bound.id)
         self._restarts.forget(bound.id)
+        if self._conflicts is not None:
+            self._conflicts.forget(bound.id)
         self._view.forget(InstanceId(bound.id))
         log.info("let go", instance=bound.instance, app=bound.app, address=bound.address)
         self._wake_waiting(bound.app)

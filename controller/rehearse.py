@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import structlog
 
 from mooring.core.model import BindingId, SinkName
-from mooring.core.sink import Change, Done, Outcome, Sink
+from mooring.core.sink import Change, Done, Observation, Outcome, Sink
 from mooring.core.specs import Spec, encode_spec
 
 log = structlog.get_logger(__name__)
@@ -39,7 +39,7 @@ class Rehearsal:
             )
         return [Done() for _ in changes]
 
-    async def observe(self) -> Mapping[str, Spec]:
+    async def observe(self) -> Observation:
         return await self._sink.observe()
 
     async def prime(self, shown: Mapping[BindingId, Sequence[Spec]]) -> None:

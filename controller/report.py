@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from mooring.controller.claims import Claims
 from mooring.controller.condition import Condition
@@ -20,7 +20,6 @@ from mooring.core.specs import (
     SharedNameSpec,
     Spec,
 )
-from mooring.core.store import Note
 from mooring.handlers.records import Records
 
 
@@ -35,6 +34,8 @@ class Report:
         reconciler: Reconciler,
         condition: Condition,
         sinks: Collection[str],
+        pools: Callable[[], Sequence[PoolRow]],
+        waits_for_a_seat: Callable[[BindingId], bool],
     ) -> None:
         """`condition` knows the daemon's running parts; `sinks` are the configured ones."""
         self._view = view
@@ -46,6 +47,8 @@ class Report:
         self._unreadable = condition.unreadable
         self._vitals = condition.vitals
         self._sinks = sinks
+        self.pools = pools
+        self._waits_for_a_seat = waits_for_a_seat
 
     def instances(self) -> Sequence[InstanceRow]:
         rows = [self._bound(binding) for binding in self._records.all()]
@@ -59,23 +62,9 @@ class Report:
     def leases(self) -> Sequence[Lease]:
         return self._records.book.leases()
 
-    def pools(self) -> Sequence[PoolRow]:
-        rows = []
-        for pool in self._records.book.pools:
-            usage = self._records.book.usage(pool.name)
-            gateway = str(pool.gateway) if pool.gateway else None
-            counts = {state.value: count for state, count in usage.leases.items()}
-            rows.append(
-                PoolRow(pool.name, str(pool.network), pool.vlan, gateway, usage.size, usage.free, counts)
-            )
-        return rows
-
     def vitals(self) -> Vitals:
         unsettled = self._records.unsettled()
         return self._vitals({sink: unsettled.get(SinkName(sink), 0) for sink in self._sinks})
-
-    async def history(self, address: str | None, limit: int) -> Sequence[Note]:
-        return await self._records.store.history(address, limit)
 
     def _waiting(self) -> Iterator[Instance]:
         """Instances that should have a binding, or soon will."""
@@ -100,7 +89,7 @@ class Report:
             state=observed.state.value if observed else State.GONE.value,
             health=observed.health.value if observed else "",
             lease=lease.state.value if lease is not None and mine else None,
-            phase=_phase(binding, lease, observed),
+            phase=Phase.WAITING if self._waits_for_a_seat(binding.id) else _phase(binding, lease, observed),
             sinks={name: _sink_row(state) for name, state in binding.sinks.items()},
             problem=self._reconciler.problems.get(binding.id, ""),
         )

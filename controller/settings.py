@@ -27,6 +27,7 @@ from pydantic import (
 from mooring.core.errors import ConfigRefused
 from mooring.core.specs import Route
 from mooring.ipam.pools import Pool, Pools
+from mooring.ipam.supernets import Supernet
 
 
 def _http_url(value: str) -> str:
@@ -95,7 +96,9 @@ class RouteSettings(Section):
 class PoolSettings(Section):
     """A subnet from which containers get their addresses."""
 
-    network: str = Field(description="The subnet in CIDR form, such as 10.64.0.0/22.")
+    network: str = Field(
+        description="The subnet, such as 10.64.0.0/22 or fd00:64::/64 (the lowest 2^20 addresses are used)."
+    )
     gateway: str | None = Field(None, description="Default gateway inside the container.")
     vlan: int | None = Field(None, ge=1, le=4094, description="VLAN tag of the switch port; none: untagged.")
     mtu: int | None = Field(None, ge=576, le=9216, description="MTU of the container's interface.")
@@ -118,6 +121,46 @@ class PoolSettings(Section):
         return self
 
 
+class SupernetSettings(Section):
+    """A network from which `mooring pool generate` makes pools."""
+
+    network: str = Field(description="The whole network in CIDR form, such as 10.64.0.0/14.")
+    prefix: int | None = Field(
+        None, description="Prefix length of its pools; without it 24 for IPv4 and 64 for IPv6."
+    )
+    vlans: str = Field(
+        "", description="VLAN tags to use, one for each pool, such as `100-199,300`; empty: untagged."
+    )
+    gateway: Literal["first", "last", "none"] = Field(
+        "first", description="Which address of a pool its gateway has."
+    )
+    mtu: int | None = Field(None, ge=576, le=9216, description="MTU of the pools.")
+    owners: tuple[str, ...] = Field(
+        (), description="App id prefixes that may use its pools, unless a pool is given others; empty: all."
+    )
+
+    def parsed(self, name: str) -> Supernet:
+        """As the lease book knows it. Raises `ConfigRefused`."""
+        return Supernet.parse(
+            name,
+            self.network,
+            self.prefix,
+            vlans=self.vlans,
+            gateway=self.gateway,
+            mtu=self.mtu,
+            groups=self.owners,
+        )
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> SupernetSettings:
+        try:
+            self.parsed("this")
+        except ConfigRefused as error:
+            faults = (fault.removeprefix("supernet this: ") for fault in error.problems)
+            raise ValueError("; ".join(faults)) from error
+        return self
+
+
 class LeaseSettings(Section):
     """How long addresses rest."""
 
@@ -128,6 +171,24 @@ class LeaseSettings(Section):
     seat_wait_s: Seconds = Field(
         10.0, description="How long a new instance waits for the seat that a leaving one still holds."
     )
+    history_keep_s: Seconds = Field(
+        90 * 86400.0, description="How long `mooring history` and `mooring who` remember."
+    )
+
+
+class RedisSettings(Section):
+    """A Redis in place of the file `store`: a master with `appendonly yes` and `appendfsync always`."""
+
+    url: str = Field(
+        pattern=r"^(rediss?://|unix:///)",
+        description="`redis://HOST:PORT/DB`, `rediss://` for TLS, or `unix:///SOCKET`.",
+    )
+    password_file: ReadableFile | None = Field(None, description="File with the password.")
+    ca_file: ReadableFile | None = Field(None, description="CA bundle for `rediss://`.")
+    prefix: str = Field(
+        "mooring", pattern=r"^[A-Za-z0-9:._-]{1,64}$", description="All keys begin with `PREFIX:{OWNER}:`."
+    )
+    timeout_s: Seconds = Field(5.0, description="Longest time for one reply.")
 
 
 class AnsibleSettings(Section):
@@ -232,7 +293,12 @@ class Settings(Section):
         pattern=r"^[a-z0-9-]{1,32}$",
         description="Our mark on switch ports, DNS names and proxy files; one for each Marathon.",
     )
-    store: Path = Field(description="SQLite file with leases and bindings.")
+    store: Path | None = Field(
+        None, description="SQLite file with leases and bindings; either this or `[redis]`."
+    )
+    redis: RedisSettings | None = Field(
+        None, validate_default=True, description="Without it, leases and bindings are in the file `store`."
+    )
     balancer_groups: tuple[str, ...] = Field(
         ("external",), description="HAPROXY_GROUP values served here; `*`: all."
     )
@@ -240,8 +306,16 @@ class Settings(Section):
         default_factory=dict, description="Agent host name = address, for names that do not resolve here."
     )
     workers: int = Field(64, ge=1, le=1024, description="Instances worked on at a time.")
+    verify_every_s: float = Field(
+        300.0, gt=0, description="What really stands at every sink is compared with the records so often."
+    )
     marathon: MarathonSettings
-    pools: dict[str, PoolSettings] = Field(min_length=1, description="Pools by name.")
+    pools: dict[str, PoolSettings] = Field(
+        default_factory=dict, description="Pools by name; more can be made at run time."
+    )
+    supernets: dict[str, SupernetSettings] = Field(
+        default_factory=dict, description="Networks by name, from which pools are generated."
+    )
     leases: LeaseSettings = LeaseSettings()  # type: ignore[call-arg]
     ansible: AnsibleSettings
     dns: DnsSettings | None = Field(None, description="Without it, no names.")
@@ -251,6 +325,13 @@ class Settings(Section):
     portal: PortalSettings = PortalSettings()  # type: ignore[call-arg]
     control: ControlSettings = ControlSettings()  # type: ignore[call-arg]
     log: LogSettings = LogSettings()  # type: ignore[call-arg]
+
+    @field_validator("redis")
+    @classmethod
+    def _is_the_only_store(cls, redis: RedisSettings | None, info: ValidationInfo) -> RedisSettings | None:
+        if "store" in info.data and (info.data["store"] is None) == (redis is None):
+            raise ValueError("set either `store`, the path of a SQLite file, or `[redis]`, and not both")
+        return redis
 
     @field_validator("pools")
     @classmethod

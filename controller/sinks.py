@@ -47,7 +47,9 @@ def edge_sinks(settings: Settings, store: Store, session: aiohttp.ClientSession,
     if settings.webhook is not None:
         secret = read_secret(settings.webhook.secret_file)
         url, timeout_s = settings.webhook.url, settings.webhook.timeout_s
-        sinks.append(Webhook(session, url, secret=secret, clock=clock, timeout_s=timeout_s))
+        sinks.append(
+            Webhook(session, url, secret=secret, owner=settings.owner, clock=clock, timeout_s=timeout_s)
+        )
     return sinks
 
 

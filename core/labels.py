@@ -65,7 +65,7 @@ class PoolRule(Protocol):
     def allows(self, app: AppId) -> bool:
         """Whether the app may use it."""
 
-    def refusal(self, address: ipaddress.IPv4Address) -> str | None:
+    def refusal(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str | None:
         """Why the address is never given out, as the end of a sentence; None if it may be."""
 
 
@@ -211,9 +211,9 @@ class _Reader:
         if pool is None:
             raise self.refuse("MOORING_IPS", "needs MOORING_POOL")
         try:
-            address = ipaddress.IPv4Address(text)
+            address = ipaddress.ip_address(text)
         except ValueError:
-            raise self.refuse("MOORING_IPS", f"{_shown(text)} is not an IPv4 address") from None
+            raise self.refuse("MOORING_IPS", f"{_shown(text)} is not an IP address") from None
         if reason := self.rules.pools[pool].refusal(address):
             raise self.refuse("MOORING_IPS", f"{address} {reason} (pool {pool})")
         return str(address)

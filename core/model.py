@@ -19,7 +19,7 @@ from typing import NewType
 
 import msgspec
 
-from mooring.core.specs import Spec
+from mooring.core.specs import Route, Spec
 
 AppId = NewType("AppId", str)  # "/shop/web"
 InstanceId = NewType("InstanceId", str)  # "shop_web.instance-<uuid>"
@@ -107,11 +107,14 @@ class LeaseState(StrEnum):
     CONFLICTED = "conflicted"  # a stranger answers on it
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """An address that is not free, and in whose hand it is."""
+class Lease(msgspec.Struct, frozen=True, gc=False):
+    """An address that is not free, and in whose hand it is.
 
-    address: str
+    Like `Instance` there may be a hundred thousand of them, so the garbage collector is spared the walk.
+    `msgspec.structs` has `replace` and `astuple` for it.
+    """
+
+    address: str  # in canonical text: lower case, shortest form
     pool: PoolName
     state: LeaseState
     app: AppId | None
@@ -121,10 +124,28 @@ class Lease:
     generation: int  # rises with every change of hand; stores compare it
     since: float  # Unix seconds of the last change of state
     until: float | None = None  # end of cooling or of the idle time, Unix seconds
+    note: str | None = None  # why it is reserved, or who answered on it
 
     def moved(self, state: LeaseState, now: float, **changes: object) -> Lease:
         """This lease in another state: one generation later, `since` now."""
-        return replace(self, state=state, since=now, generation=self.generation + 1, **changes)  # type: ignore[arg-type]
+        return msgspec.structs.replace(
+            self, state=state, since=now, generation=self.generation + 1, **changes
+        )
+
+
+class PoolSpec(msgspec.Struct, frozen=True):
+    """A pool in plain values, as it is stored and sent; `ipam.pools` checks it and gives it meaning."""
+
+    name: PoolName
+    network: str  # in CIDR form
+    gateway: str | None = None
+    vlan: int | None = None
+    mtu: int | None = None
+    routes: tuple[Route, ...] = ()
+    exclude: tuple[str, ...] = ()  # addresses, and ranges such as "10.0.0.2-10.0.0.9"
+    reservations: dict[str, str] = {}  # address: reason
+    groups: tuple[str, ...] = ()  # app id prefixes that may use it; empty: all
+    supernet: str | None = None  # the one it was generated from
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,11 +183,21 @@ class SinkState:
             return self
         return SinkState(self.wanted, spec, (), self.generation)
 
+    def doubted(self) -> SinkState:
+        """The state when what was applied was found missing or changed: the next change makes it certain.
+
+        It stays known as applied, so that nobody takes the instance for one that never was there.  The
+        generation rises, because a receiver that has seen the old one would take the repair for a repetition.
+        """
+        if self.applied is None or not self.settled:
+            return self
+        return SinkState(self.wanted, self.applied, (self.applied,), self.generation + 1)
+
     @property
     def shown(self) -> tuple[Spec, ...]:
         """Everything that may stand in the sink now."""
         applied = () if self.applied is None else (self.applied,)
-        return (*applied, *self.residue)
+        return tuple(dict.fromkeys((*applied, *self.residue)))
 
     def without(self, undone: tuple[Spec, ...]) -> SinkState:
         """The state after some of what stood there was undone, before `wanted` is shown."""

@@ -15,7 +15,6 @@ from enum import StrEnum
 from typing import Protocol
 
 from mooring.core.model import Lease
-from mooring.core.store import Note
 
 EVERYTHING = "*"  # stands in `Overview.paused` for a pause of all apps; no app id looks like it
 
@@ -78,6 +77,12 @@ class PoolRow:
     size: int  # assignable addresses
     free: int  # those that can be given out at once
     leases: Mapping[str, int] = field(default_factory=dict)  # count by lease state
+    waiting: int = 0  # instances in line for an address
+    exhausted_in_s: float | None = None  # seconds, if it goes on like the last hour; None: not in sight
+    set_aside: int = 0  # addresses that the pool itself reserves
+    groups: tuple[str, ...] = ()  # app id prefixes that may use it; empty: all
+    configured: bool = True  # it stands in the configuration; else it was made at run time
+    supernet: str | None = None  # the one it was generated from
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +119,8 @@ class Vitals:
     max_behind: int = 0  # the most there were at any time
     held: int = 0  # instances that the brake keeps
     unready: Mapping[str, bool] = field(default_factory=dict)  # part of the daemon -> it is in the way
+    rebuild_needed: bool = False  # an operator is waited for
+    hosts: Mapping[str, int] = field(default_factory=dict)  # "answering", "silent", "fenced" -> count
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +158,7 @@ def _below(app: str, prefix: str) -> bool:
 
 
 class ReadModel(Protocol):
-    """What the daemon answers when it is asked. Everything but `history` is answered from memory."""
+    """What the daemon answers when it is asked. All of it is answered from memory."""
 
     def instances(self) -> Sequence[InstanceRow]:
         """One row for each instance and for each part left behind on a lost host, by app and slot."""
@@ -163,7 +170,7 @@ class ReadModel(Protocol):
         """Every address that is not free."""
 
     def pools(self) -> Sequence[PoolRow]:
-        """Every pool of the configuration."""
+        """Every pool in force, those made at run time among them."""
 
     def readiness(self) -> Sequence[str]:
         """Why the daemon is not ready, one reason each; empty when it is."""
@@ -173,6 +180,3 @@ class ReadModel(Protocol):
 
     def vitals(self) -> Vitals:
         """Numbers for the metrics; cheap enough for every scrape."""
-
-    async def history(self, address: str | None, limit: int) -> Sequence[Note]:
-        """The newest `limit` notes first, of one address or of all."""

@@ -13,9 +13,10 @@ failed; the batcher turns that into an outcome for each change.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from mooring.core.errors import Refused
 from mooring.core.model import BindingId, Epoch, SinkName
 from mooring.core.specs import Spec
 
@@ -29,6 +30,7 @@ class Change:
     was: tuple[Spec, ...]  # all that may stand there now: what was applied, and what was tried
     generation: int
     epoch: Epoch
+    certain: Spec | None = None  # the one of `was`, if any, that is known to stand there
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,34 @@ class NotPossible:
     reason: str
 
 
-Outcome = Done | RetryAfter | NotPossible
+@dataclass(frozen=True, slots=True)
+class Conflict(NotPossible):
+    """Somebody else answers on the address that was to be shown; nothing was shown."""
+
+    address: str = ""
+    answered_by: tuple[str, ...] = ()  # MACs, in order
+
+
+Outcome = Done | RetryAfter | NotPossible  # a `Conflict` is a `NotPossible`
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What really stands at a sink, as far as it could be read.
+
+    `shown` is told in the same words as what was applied, as far as the other side can tell them, and has
+    one entry for each separate thing there: a balancer member, an address record, a pointer.
+    """
+
+    shown: Mapping[str, Spec] = field(default_factory=dict)  # under our mark, by the sink's natural key
+    foreign: tuple[str, ...] = ()  # one line for each thing in our place that does not carry our mark
+    faults: Mapping[str, str] = field(default_factory=dict)  # key in `shown`: what is wrong with it besides
+    places: frozenset[str] = frozenset()  # hosts or zones that were read, where a sink has several
+    unseen: Mapping[str, str] = field(default_factory=dict)  # those that could not be read, and why
+
+
+class Unreadable(Refused):
+    """The other side cannot be read at all, now or later; that is no fault of anybody's."""
 
 
 class Sink(Protocol):
@@ -67,8 +96,11 @@ class Sink(Protocol):
     async def apply(self, changes: Sequence[Change]) -> Sequence[Outcome]:
         """Show what is wanted; one outcome for each change, in order. Each binding occurs at most once."""
 
-    async def observe(self) -> Mapping[str, Spec]:
-        """All that stands there under our mark, by the sink's own natural key (see each sink)."""
+    async def observe(self) -> Observation:
+        """All that stands there (see each sink for its keys).
+
+        Raises `Retryable` or `Refused` when it cannot be read now, `Unreadable` when it never can.
+        """
 
     async def prime(self, shown: Mapping[BindingId, Sequence[Spec]]) -> None:
         """Called once before the first change: what the store says may be out there."""

@@ -12,14 +12,15 @@ what every binding may show; `prime` fills that memory from the store.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Generic, TypeVar
 
 from mooring.core.errors import Refused
 from mooring.core.model import BindingId, Epoch, SinkName
-from mooring.core.sink import Change, Done, NotPossible, Outcome
+from mooring.core.sink import Change, Done, NotPossible, Observation, Outcome
 from mooring.core.specs import NameSpec, SharedNameSpec, Spec
+from mooring.core.strokes import in_strokes
 from mooring.dns.fence import Fence
 from mooring.dns.naming import (
     address_type,
@@ -29,8 +30,9 @@ from mooring.dns.naming import (
     reverse_name,
     zone_of,
 )
-from mooring.dns.ownership import Mark, check_owner, marked_name
+from mooring.dns.ownership import Mark, check_owner
 from mooring.dns.plan import Facts, Pair, Site
+from mooring.dns.reading import Reading, Shown, Stranger, address_of_pointer
 from mooring.dns.records import NameServer, RRset
 from mooring.dns.settle import Settlement
 
@@ -65,8 +67,8 @@ class _Names(ABC, Generic[_S]):
         """Every value that shows `spec`, the address first."""
 
     @abstractmethod
-    def _key(self, spec: _S) -> str:
-        """The natural key of `observe`."""
+    def _entries(self, found: Shown) -> Iterator[tuple[str, _S]]:
+        """What was found, by the natural keys of `observe`."""
 
     def lane(self, change: Change) -> str:
         """The zone of the name."""
@@ -95,16 +97,35 @@ class _Names(ABC, Generic[_S]):
                 self._remember(change.binding, (change.wanted,))
         return [outcomes[change.binding] for change in changes]
 
-    async def observe(self) -> Mapping[str, Spec]:
-        """All that stands under our mark in the forward zones; the TTL is that of the address records."""
-        seen: dict[str, Spec] = {}
-        for zone in self._zones:
-            sets = await self._server.transfer(zone)
-            for (marker, type_), rrset in sets.items():
-                name = marked_name(marker)
-                if type_ == "TXT" and name is not None and str(self._mark) in rrset.values:
-                    seen.update((self._key(spec), spec) for spec in self._found(name, sets))
-        return seen
+    async def observe(self) -> Observation:
+        """All that stands under our mark in the zones; the TTL is that of the record set.
+
+        What stands there without the mark is told by `SeatNames` alone, as both sinks look at one zone.
+        """
+        shown: dict[str, Spec] = {}
+        faults: dict[str, str] = {}
+        foreign: list[str] = []
+        zones = (*self._zones, *self._reverse_zones)
+        for zone in zones:
+            async for found in self._read(zone):
+                if isinstance(found, Stranger):
+                    foreign += [found.line] if self.alone else []
+                    continue
+                for key, spec in self._entries(found):
+                    if shown.setdefault(key, spec) != spec:
+                        faults[key] = f"it shows {' and '.join(sorted(found.rrset.values))}"
+        return Observation(shown, tuple(sorted(foreign)), faults, frozenset(zones))
+
+    async def _read(self, zone: str) -> AsyncIterator[Shown | Stranger]:
+        sets = await self._server.transfer(zone)
+        types = ("PTR",) if zone in self._reverse_zones else _ADDRESSES
+        reading = Reading(zone, sets, self._mark, types)
+        async for question, rrset in in_strokes(sets.items()):
+            reading.note(question, rrset)
+        async for question, rrset in in_strokes(sets.items()):
+            found = reading.judge(question, rrset)
+            if found is not None:
+                yield found
 
     async def prime(self, shown: Mapping[BindingId, Sequence[Spec]]) -> None:
         """Remember what the store says may be out there."""
@@ -193,15 +214,9 @@ class _Names(ABC, Generic[_S]):
         zone = reverse or zone_of(name, self._zones) or ""
         return Site(zone, name, self._mark, types, self.alone)
 
-    def _found(self, name: str, sets: Mapping[tuple[str, str], RRset]) -> Iterator[_S]:
-        for type_ in _ADDRESSES:
-            rrset = sets.get((name, type_), RRset())
-            for address in sorted(rrset.values):
-                yield self.spec_type(name=name, address=address, ttl=rrset.ttl)
-
 
 class SeatNames(_Names[NameSpec]):
-    """One name for each seat, with its PTR. Observed by name."""
+    """One name for each seat, with its PTR. Observed by name: that of the seat, and that of its pointer."""
 
     name = SinkName("names")
     kind = "seat"
@@ -216,8 +231,12 @@ class SeatNames(_Names[NameSpec]):
         if zone_of(pointer, self._reverse_zones) is not None:
             yield pointer, ("PTR", spec.name)
 
-    def _key(self, spec: NameSpec) -> str:
-        return spec.name
+    def _entries(self, found: Shown) -> Iterator[tuple[str, NameSpec]]:
+        for value in sorted(found.rrset.values):
+            if found.type != "PTR":
+                yield found.name, NameSpec(found.name, value, found.rrset.ttl)
+            elif (address := address_of_pointer(found.name)) is not None:
+                yield found.name, NameSpec(value, canonical_address(address), found.rrset.ttl)
 
 
 class SharedNames(_Names[SharedNameSpec]):
@@ -232,8 +251,15 @@ class SharedNames(_Names[SharedNameSpec]):
         if zone_of(spec.name, self._zones) is not None:
             yield spec.name, (address_type(spec.address), canonical_address(spec.address))
 
-    def _key(self, spec: SharedNameSpec) -> str:
-        return f"{spec.name}/{spec.address}"
+    def _entries(self, found: Shown) -> Iterator[tuple[str, SharedNameSpec]]:
+        for address in sorted(found.rrset.values):
+            spec = SharedNameSpec(found.name, address, found.rrset.ttl)
+            yield shared_key(spec), spec
+
+
+def shared_key(spec: SharedNameSpec) -> str:
+    """The natural key of one address in a shared name; see `SharedNames`."""
+    return f"{spec.name}/{spec.address}"
 
 
 def _serial(soa: RRset) -> str:

@@ -134,7 +134,9 @@ def _step(name: SinkName, binding: Binding, epoch: Epoch) -> Step:
     port = _port_to_undo(state)
     if port:
         return _undo(name, binding, port, epoch)
-    return Step(name, Change(binding.id, state.wanted, state.shown, state.generation, epoch))
+    # What a look found missing is in the residue as well (`SinkState.doubted`).
+    certain = None if state.applied in state.residue else state.applied
+    return Step(name, Change(binding.id, state.wanted, state.shown, state.generation, epoch, certain))
 
 
 def _undo(name: SinkName, binding: Binding, specs: tuple[Spec, ...], epoch: Epoch) -> Step:
@@ -187,13 +189,18 @@ class Converger:
         epoch: Epoch,
         on_outcome: Told,
         is_paused: Callable[[BindingId], bool] = lambda key: False,
+        is_held: Callable[[SinkName], bool] = lambda sink: False,
     ) -> None:
-        """`on_outcome` is told what became of every step; a paused instance takes no further step."""
+        """`on_outcome` is told what became of every step.
+
+        A paused instance takes no further step, and nobody takes one at a held sink.
+        """
         self._batchers = batchers
         self._records = records
         self._epoch = epoch
         self._on_outcome = on_outcome
         self._is_paused = is_paused
+        self._is_held = is_held
 
     @property
     def sinks(self) -> Collection[SinkName]:
@@ -221,7 +228,7 @@ class Converger:
         in_the_air = {step.sink for step in flights.values()}
         steps = next_steps(walk.binding, self._batchers.keys(), walk.failed, self._epoch, walk.silent)
         for step in steps:
-            if step.sink not in in_the_air:
+            if step.sink not in in_the_air and not self._is_held(step.sink):
                 flights[asyncio.ensure_future(self._batchers[step.sink].submit(step.change))] = step
 
     async def _record(self, walk: Walk, landed: Sequence[tuple[Step, Outcome]]) -> None:

@@ -9,21 +9,27 @@ takes a moment; so when an app already has as many seats as it may have instance
 (`floor(instances * (1 + maximumOverCapacity))`), the newcomer waits for one: for as long as a host is at
 work on removing the port of a leaving one, and otherwise `seat_wait_s`.  A host that cannot answer does not
 keep a service down, because the failed attempt makes its lease `stranded`, which no longer counts.
+
+Where the pool has no address left, the instance stands in line for one (`ipam.lines`) and asks again every
+now and then; the janitor wakes the first in line when an address has become free.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 from mooring.core.clock import Clock
 from mooring.core.errors import Retryable
 from mooring.core.labels import Claim
-from mooring.core.model import App, AppId, Binding, BindingId, Instance, LeaseState
+from mooring.core.model import App, AppId, Binding, BindingId, Instance, LeaseState, PoolName
 from mooring.core.store import PutBinding
 from mooring.handlers.records import Records
 from mooring.handlers.wants import NETWORK
-from mooring.ipam.book import Request
+from mooring.ipam.book import Planned, Request
+from mooring.ipam.errors import PoolExhausted
+from mooring.ipam.lines import AGAIN_S, Lines
 
 _CLOSED_S = 1.0  # how long to wait before asking again whether addresses may be given out
 
@@ -36,6 +42,7 @@ class Seats:
         self._clock = clock
         self._seat_wait_s = seat_wait_s
         self._waiting: dict[BindingId, tuple[AppId, float]] = {}
+        self._lines = Lines()
         self.closed: str | None = None  # why no address may be given out now
 
     def close(self, reason: str) -> None:
@@ -57,6 +64,7 @@ class Seats:
             host=instance.host,
         )
         if claim.pool is None:
+            self.forget(binding.id)  # it may have waited for a seat
             return await self._records.save(binding)
         return await self.seat(binding, app, claim)
 
@@ -68,26 +76,58 @@ class Seats:
         async with self._records.changing():
             self._wait_for_a_seat(binding, app)
             request = Request(binding.app, claim.pool, binding.id, binding.host, claim.pinned)
-            lease, writes = self._records.book.plan_bind(request, self._clock.now())
+            lease, writes = self._plan(request)
             seated = replace(binding, slot=lease.slot, address=lease.address, pool=lease.pool)
             await self._records.commit([*writes, PutBinding(seated)])
-        self._waiting.pop(binding.id, None)
+        self.forget(binding.id)
         return seated
 
     def waiting(self, app: AppId) -> list[BindingId]:
         """Who waits for a seat of this app; to be woken when one is given back."""
-        return [key for key, (waiting_for, _) in self._waiting.items() if waiting_for == app]
+        keys = [key for key, (waiting_for, _) in self._waiting.items() if waiting_for == app]
+        return [*keys, *(key for key in self._lines.first_of_app(app) if key not in keys)]
+
+    def is_waiting(self, key: BindingId) -> bool:
+        """Whether it has no seat because all that it might take are taken."""
+        return key in self._waiting or key in self._lines
+
+    def next_served(self) -> list[BindingId]:
+        """Who stands first in line for the addresses that can be given out now."""
+        book, now, wall = self._records.book, self._clock.monotonic(), self._clock.now()
+        return [
+            key
+            for pool in self._lines.lengths()
+            if pool in book.pools
+            for key in self._lines.first(pool, book.available(pool, wall), now)
+        ]
+
+    def in_line(self) -> Mapping[PoolName, int]:
+        """How many wait for an address of each pool; pools for which nobody waits may be missing."""
+        return self._lines.lengths()
 
     def forget(self, key: BindingId) -> None:
-        """The instance is gone; it waits no longer."""
+        """It waits no longer: it has a seat, needs none, or is gone."""
         self._waiting.pop(key, None)
+        self._lines.leave(key)
+
+    def _plan(self, request: Request) -> Planned:
+        """The seat, unless others have waited longer for it: then the place in line is kept."""
+        book, now, wall = self._records.book, self._clock.monotonic(), self._clock.now()
+        most = book.available(request.pool, wall) if request.pool in book.pools else 0
+        try:
+            return book.plan_bind(request, wall, self._lines.ahead(request.binding, request.pool, now, most))
+        except PoolExhausted as error:
+            in_turn = not request.pinned  # for the others any address will do
+            self._lines.ask(request.binding, request.app, request.pool, now, in_turn=in_turn)
+            is_next = not in_turn or self._lines.first(request.pool, 1, now) == [request.binding]
+            soon = error.after_s if is_next and error.after_s is not None else AGAIN_S
+            raise PoolExhausted(str(error), min(soon, AGAIN_S)) from error
 
     def _wait_for_a_seat(self, binding: Binding, app: App) -> None:
-        leases = self._records.book.by_app(binding.app)
-        taken = [lease for lease in leases if lease.state is LeaseState.BOUND]
-        idle = any(lease.state is LeaseState.IDLE for lease in leases)
+        book = self._records.book
+        taken = [lease for lease in book.holders(binding.app) if lease.state is LeaseState.BOUND]
         allowed = math.floor(app.instances * (1 + app.over_capacity))
-        if idle or len(taken) < max(allowed, 1):
+        if book.has_idle_seat(binding.app) or len(taken) < max(allowed, 1):
             self._waiting.pop(binding.id, None)
             return
         now = self._clock.monotonic()

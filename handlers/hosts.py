@@ -9,23 +9,43 @@ wiring.  A host may therefore have two plays at once, but never two of a lane, w
 asks for: ports are changed by wiring alone, files and the records of what was told by the other lane alone.
 Both read the switch, which is transactional, and a probe that meets a port being removed just fails.
 
-The program answers each operation for itself ("done", "retry", "refused"); a host that does not answer
-fails its own lane only.
+The program answers each operation for itself ("done", "retry", "refused", "conflict"); a host that does not
+answer fails its own lane only.
+
+Every play that wires carries its place in the sequence of all plays.  A play that was given up may lie frozen
+on its host and wake after a later one has confirmed that a port is gone; the host knows it by its lower
+number and turns it away.
+
+An attach has the address probed on the wire first, unless it is known to stand on that host for that instance
+already: at first bind and at a change of host, not when a container starts anew.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+from msgspec import structs
+
 from mooring.core.batch import Lanes
 from mooring.core.clock import Clock
-from mooring.core.errors import Refused, Retryable
+from mooring.core.errors import Fatal, MooringError, Refused, Retryable
 from mooring.core.model import BindingId, Epoch, SinkName
-from mooring.core.sink import Change, Done, NotPossible, Outcome, RetryAfter
+from mooring.core.sink import (
+    Change,
+    Conflict,
+    Done,
+    NotPossible,
+    Observation,
+    Outcome,
+    RetryAfter,
+    Unreadable,
+)
 from mooring.core.specs import FilesSpec, PortSpec, ProbeSpec, Spec
+from mooring.handlers.attendance import Attendance
 from mooring.handlers.wants import FILES, NETWORK, PROBE
 
 Operation = Mapping[str, Any]
@@ -45,7 +65,10 @@ class Hosts:
 
     def __init__(self, runner: Runner, clock: Clock, epoch: Epoch) -> None:
         self.epoch = epoch
+        self.fenced: dict[str, str] = {}  # hosts that an operator declared dead: why (see `fences`)
+        self.attendance = Attendance(clock)
         self._told: dict[str, Epoch] = {}
+        self._sequence = itertools.count(1)
         self._runner = runner
         self._wiring: Lanes[Operation, Answer] = Lanes(self._play, clock, window_s=0.05)
         self._inside: Lanes[Operation, Answer] = Lanes(self._play, clock, window_s=0.05)
@@ -77,7 +100,18 @@ class Hosts:
     async def _play(self, host: str, operations: Sequence[Operation]) -> Sequence[Answer]:
         if any(operation["op"] in _WIRING or operation.get("fence") for operation in operations):
             self._told[host] = self.epoch
-        return await self._runner.run(host, operations, self.epoch)
+        number = next(self._sequence)
+        numbered = [
+            {**operation, "sequence": number} if operation["op"] in _WIRING else operation
+            for operation in operations
+        ]
+        try:
+            answers = await self._runner.run(host, numbered, self.epoch)
+        except Retryable as error:
+            self.attendance.silent(host, str(error))
+            raise
+        self.attendance.answered(host, answers)
+        return answers
 
 
 class _HostSink:
@@ -99,9 +133,9 @@ class _HostSink:
     async def prime(self, shown: Mapping[BindingId, Sequence[Spec]]) -> None:
         """Nothing to remember: the hosts know what they show."""
 
-    async def observe(self) -> Mapping[str, Spec]:
+    async def observe(self) -> Observation:
         """Only switch ports can be read back from a host."""
-        return {}
+        raise Unreadable(f"what sink {self.name} does inside containers is not read back")
 
     async def check(self) -> str:
         """Ask every host of the inventory for its ports."""
@@ -122,7 +156,7 @@ class _HostSink:
         try:
             answers = await self._hosts.do(self.lane(change), operations)
         except Retryable as error:
-            return RetryAfter(str(error), error.after_s)
+            return self._unanswered(change, error)
         except Refused as error:
             return NotPossible(str(error))
         return _worst(
@@ -132,12 +166,15 @@ class _HostSink:
             ]
         )
 
+    def _unanswered(self, change: Change, error: Retryable) -> Outcome:
+        return RetryAfter(str(error), error.after_s)
+
     def _operations(self, change: Change) -> list[Operation]:
         raise TypeError(f"{type(self).__name__} does not say what to do")
 
 
 class NetworkSink(_HostSink):
-    """Switch ports with addresses. `observe` is keyed by address."""
+    """Switch ports with addresses. `observe` is keyed by `port_key`; its places are hosts."""
 
     name = NETWORK
 
@@ -146,30 +183,50 @@ class NetworkSink(_HostSink):
         super().__init__(hosts, inventory)
         self._interface = interface
 
-    async def observe(self) -> Mapping[str, Spec]:
-        found: dict[str, Spec] = {}
-        for host in self._inventory:
-            answer = await self._hosts.marks(host)
-            found.update({spec.address: spec for spec in port_marks(host, answer)})
-        return found
+    async def observe(self) -> Observation:
+        """All hosts at once; one that does not answer spoils nothing but its own part.
+
+        A mark does not tell gateway, routes and MTU, so they are left out (see `as_marked`).
+        """
+        answers = await asyncio.gather(*map(self._hosts.marks, self._inventory), return_exceptions=True)
+        shown: dict[str, Spec] = {}
+        faults: dict[str, str] = {}
+        unseen: dict[str, str] = {}
+        for host, answer in zip(self._inventory, answers, strict=True):
+            if isinstance(answer, BaseException):
+                if isinstance(answer, Fatal) or not isinstance(answer, MooringError):
+                    raise answer
+                unseen[host] = str(answer)
+            elif answer.get("status") != "done":
+                unseen[host] = str(answer.get("reason"))
+            else:
+                _take_ports(host, answer, shown, faults)
+        return Observation(shown, (), faults, frozenset(self._inventory) - unseen.keys(), unseen)
+
+    async def _apply(self, change: Change) -> Outcome:
+        host = self.lane(change)
+        if change.wanted is not None and host in self._hosts.fenced:
+            return NotPossible(
+                f"host {host} is fenced ({self._hosts.fenced[host]}): nothing is attached there; "
+                f"once it is sound again, `mooring hosts unfence {host}`"
+            )
+        return await super()._apply(change)
+
+    def _unanswered(self, change: Change, error: Retryable) -> Outcome:
+        """A fence stands in for the answer of a silent host, and never against an answer."""
+        if change.wanted is None and self.lane(change) in self._hosts.fenced:
+            return Done(changed=False)
+        return super()._unanswered(change, error)
 
     def _operations(self, change: Change) -> list[Operation]:
         if isinstance(change.wanted, PortSpec):
-            return [_attach(change.binding, change.wanted, self._interface)]
+            operation = _attach(change.binding, change.wanted, self._interface)
+            return [{**operation, "detect": not _stands(change.wanted, change.certain)}]
         ports = [spec for spec in change.was if isinstance(spec, PortSpec)]
         # A port is found by instance and address, its container may be long gone.  The task is named as well:
         # the instance may live on this very host again, in another seat, and that port must stay.
         unique = {(spec.instance, spec.address, spec.task): spec for spec in ports}
-        return [
-            {
-                "op": "detach",
-                "id": change.binding,
-                "instance": spec.instance,
-                "address": spec.address,
-                "task_id": spec.task,
-            }
-            for spec in unique.values()
-        ]
+        return [detach_of(spec, change.binding) for spec in unique.values()]
 
 
 class ProbeSink(_HostSink):
@@ -238,10 +295,48 @@ def port_marks(host: str, answer: Answer) -> list[PortSpec]:
     ]
 
 
+def port_key(spec: PortSpec) -> str:
+    """The natural key of a port: by mistake an address may stand on several hosts, and each must be seen."""
+    return f"{spec.address} on {spec.host}"
+
+
+def as_marked(spec: PortSpec) -> PortSpec:
+    """The part of a spec that a port's mark tells."""
+    return structs.replace(spec, gateway=None, routes=(), mtu=None, vlan=spec.vlan or None)
+
+
+def _take_ports(host: str, answer: Answer, shown: dict[str, Spec], faults: dict[str, str]) -> None:
+    for port, spec in zip(answer.get("ports", []), port_marks(host, answer), strict=True):
+        key = port_key(spec)
+        if shown.setdefault(key, spec) is not spec:
+            faults[key] = f"a second port of this address, {port.get('port')}, is on the same host"
+        elif not port.get("connected", port.get("device", True)):
+            faults[key] = "the port leads to no container any more"
+
+
 def newest_epoch(answer: Answer) -> Epoch:
     """The highest epoch that a host has seen."""
     seen = [answer.get("bridge_epoch"), *(port.get("epoch") for port in answer.get("ports", []))]
     return Epoch(max(int(epoch or 0) for epoch in seen))
+
+
+def _stands(wanted: PortSpec, certain: Spec | None) -> bool:
+    """Whether the instance is known to have the address on that host, whatever else differs."""
+    if not isinstance(certain, PortSpec):
+        return False
+    seat = (wanted.host, wanted.address, wanted.instance)
+    return (certain.host, certain.address, certain.instance) == seat
+
+
+def detach_of(port: PortSpec, binding: BindingId) -> Operation:
+    """The operation that removes a port, and spares any other that is alive."""
+    return {
+        "op": "detach",
+        "id": binding,
+        "instance": port.instance,
+        "address": port.address,
+        "task_id": port.task,
+    }
 
 
 def _attach(binding: BindingId, wanted: PortSpec, interface: str) -> Operation:
@@ -267,6 +362,8 @@ def _outcome(operation: Operation, answer: Answer, all_of_change: Sequence[Opera
     status, reason = answer.get("status"), str(answer.get("reason") or "no reason given")
     if status == "retry":
         return RetryAfter(reason)
+    if status == "conflict":
+        return Conflict(reason, str(operation.get("address")), tuple(map(str, answer.get("answered_by", ()))))
     if status != "done":
         return NotPossible(reason)
     for port in answer.get("spared", ()):
@@ -286,5 +383,5 @@ def _goes_too(port: Mapping[str, Any], operations: Sequence[Operation]) -> bool:
 
 
 def _worst(outcomes: Sequence[Outcome]) -> Outcome:
-    ranks = {Done: 0, RetryAfter: 1, NotPossible: 2}
+    ranks = {Done: 0, RetryAfter: 1, NotPossible: 2, Conflict: 3}
     return max(outcomes, key=lambda outcome: (ranks[type(outcome)], outcome == Done(changed=True)))

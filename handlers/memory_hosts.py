@@ -1,9 +1,10 @@
 """Agents' hosts in memory: the twin of the Ansible runner and of the module that it runs on each host.
 
 It takes the same operations and gives the same answers: removing before adding before writing, one holder
-for an address, a new port for every start of a container, a late detach that spares the living, and the
-epoch of the bridge and of each port as a fence.  What it leaves out are the means (veth pairs, transactions,
-checks of untrusted text); the contract tests hold it against the real module on a real switch.
+for an address, a new port for every start of a container, a late detach that spares the living, and a probe
+of the wire before an address is shown for the first time.  The epoch of the bridge and of each port and the
+sequence of plays are its fences.  All hosts share one wire.  What it leaves out are the means (veth pairs,
+transactions, checks of untrusted text); the contract tests hold it against the real module on a real switch.
 
 `MemoryHosts.hosts` is the world of a simulation: it outlives every daemon, and whoever owns the simulation
 puts containers there and reads the ports.  Faults come in through two hooks, awaited before and after the
@@ -16,6 +17,7 @@ import itertools
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from ipaddress import ip_address
 from typing import Any
 
 from mooring.core.errors import Retryable
@@ -35,6 +37,14 @@ class _Refused(Exception):
 
 class _Retry(Exception):
     """The operation may succeed later."""
+
+
+class _Conflict(Exception):
+    """Somebody answers on the address."""
+
+    def __init__(self, address: str, answered_by: tuple[str, ...]) -> None:
+        super().__init__(f"somebody answers on {address}: {', '.join(answered_by)}")
+        self.answered_by = answered_by
 
 
 @dataclass(slots=True)
@@ -77,6 +87,7 @@ class MemoryHost:
     containers: dict[str, MemoryContainer] = field(default_factory=dict)
     ports: dict[str, MemoryPort] = field(default_factory=dict)
     epoch: int = 0
+    sequence: int = 0  # of the newest play of that epoch that changed or confirmed ports
 
     def alive(self, port: MemoryPort) -> bool:
         """Whether the container that the port was made for still runs."""
@@ -98,6 +109,7 @@ class MemoryHosts:
     def __init__(self, names: Iterable[str]) -> None:
         self.hosts = {name: MemoryHost(name) for name in names}
         self.silent: set[str] = set()
+        self.strangers: dict[str, str] = {}  # address: MAC of somebody on the wire who is none of ours
         self.before: Hook = _nothing
         self.after: Hook = _nothing
         self._numbers = itertools.count(1)
@@ -115,6 +127,19 @@ class MemoryHosts:
         """The container dies; its port stays on the switch, as it does on a real one."""
         self.hosts[host].containers[task].alive = False
 
+    def answers(self, asking: MemoryHost, address: str, instance: str) -> set[str]:
+        """The MACs that answer a probe for an address, without what the instance itself has on that host.
+
+        A silent host is off the wire as well: nobody may rely on a probe to find what lives there.
+        """
+        found = {self.strangers[address]} if address in self.strangers else set()
+        for host in self.hosts.values():
+            for port in host.ports.values():
+                own = host is asking and port.instance == instance
+                if port.address == address and not own and host.name not in self.silent and host.alive(port):
+                    found.add(_mac_for(address))
+        return found
+
     async def run(self, host: str, operations: Sequence[Operation], epoch: int) -> Sequence[Answer]:
         """See `handlers.hosts.Runner`; raises `HostSilent` for hosts in `silent` and what the hooks raise."""
         await self.before(host)
@@ -126,7 +151,8 @@ class MemoryHosts:
         """The effect of one play, all at once; one answer for each operation, in order."""
         if host in self.silent or host not in self.hosts:
             raise HostSilent(f"host {host} cannot be reached")
-        play = _Play(self.hosts[host], epoch, self._numbers)
+        numbered = (int(order.get("sequence") or 0) for order in operations)
+        play = _Play(self, self.hosts[host], epoch, max(numbered, default=0), self._numbers)
         answers: dict[int, Answer] = {}
         for kind in _KINDS:
             chosen = [index for index, order in enumerate(operations) if order.get("op") == kind]
@@ -141,9 +167,13 @@ class MemoryHosts:
 class _Play:
     """One call of the module on one host."""
 
-    def __init__(self, host: MemoryHost, epoch: int, numbers: itertools.count[int]) -> None:
+    def __init__(
+        self, wire: MemoryHosts, host: MemoryHost, epoch: int, sequence: int, numbers: itertools.count[int]
+    ) -> None:
+        self._wire = wire
         self._host = host
         self._epoch = epoch
+        self._sequence = sequence
         self._numbers = numbers
 
     def do(self, kind: str, orders: Sequence[Operation]) -> list[Answer]:
@@ -156,6 +186,8 @@ class _Play:
     def _guarded(self, act: Callable[[Operation], Answer], order: Operation) -> Answer:
         try:
             return {"id": order.get("id", ""), "status": "done", "reason": "", "changed": False, **act(order)}
+        except _Conflict as error:
+            return {**_failure(order, error), "status": "conflict", "answered_by": list(error.answered_by)}
         except (_Refused, _Retry) as error:
             return _failure(order, error)
 
@@ -177,20 +209,27 @@ class _Play:
 
     def _attach_one(self, order: Operation) -> Answer:
         container = self._running(order)
-        self._check_epoch()
+        self._check_sequence()
         wanted = self._port(order, container)
         keep = next((port for port in self._host.ports.values() if _same_seat(port, wanted)), None)
+        if order.get("detect") and keep is None:
+            self._check_wire(wanted)
         gone = [port for port in self._host.ports.values() if port != keep and _superseded(port, wanted)]
         self._check_ports([*gone, *([keep] if keep else [])])
         name = keep.name if keep else f"mo{next(self._numbers):013x}"
         wanted = replace(wanted, name=name)
-        self._host.epoch = max(self._host.epoch, self._epoch)
+        self._leave_mark()
         for port in gone:
             del self._host.ports[port.name]
         self._host.ports[name] = wanted
         removed = sorted(port.name for port in gone)
         return {"port": name, "address": wanted.address, "removed": removed, "container": container.start,
                 "changed": keep != wanted or bool(gone)}  # fmt: skip
+
+    def _check_wire(self, wanted: MemoryPort) -> None:
+        answered_by = tuple(sorted(self._wire.answers(self._host, wanted.address, wanted.instance)))
+        if answered_by:
+            raise _Conflict(wanted.address, answered_by)
 
     def _port(self, order: Operation, container: MemoryContainer) -> MemoryPort:
         routes = tuple((route["to"], route.get("via")) for route in order.get("routes") or ())
@@ -210,7 +249,7 @@ class _Play:
         )
 
     def _detach(self, order: Operation) -> Answer:
-        self._check_epoch()
+        self._check_sequence()
         remove: list[MemoryPort] = []
         spared: list[MemoryPort] = []
         for port in self._host.ports.values():
@@ -221,7 +260,7 @@ class _Play:
             newer = order.get("task_id") not in (None, port.task)
             (spared if (foreign or newer) and self._host.alive(port) else remove).append(port)
         self._check_ports(remove)
-        self._host.epoch = max(self._host.epoch, self._epoch)
+        self._leave_mark()
         for port in remove:
             del self._host.ports[port.name]
         removed = sorted(port.name for port in remove)
@@ -232,7 +271,7 @@ class _Play:
         raised = bool(order.get("fence")) and self._epoch > self._host.epoch
         if order.get("fence"):
             self._check_epoch()
-            self._host.epoch = self._epoch
+            self._leave_mark()
         ports = [self._described(port) for port in self._host.ports.values()]
         return {"ports": ports, "bridge_epoch": self._host.epoch, "orphans": [], "changed": raised}
 
@@ -285,6 +324,16 @@ class _Play:
         if self._epoch < self._host.epoch:
             raise _Refused(f"epoch {self._epoch} is stale: the bridge has seen epoch {self._host.epoch}")
 
+    def _check_sequence(self) -> None:
+        self._check_epoch()
+        newer = self._host.sequence if self._epoch == self._host.epoch else 0
+        if 0 < self._sequence < newer:
+            raise _Retry(f"call {self._sequence} is late: the bridge has heard call {newer}")
+
+    def _leave_mark(self) -> None:
+        before = self._host.sequence if self._epoch == self._host.epoch else 0
+        self._host.epoch, self._host.sequence = self._epoch, max(before, self._sequence)
+
     def _check_ports(self, ports: Iterable[MemoryPort]) -> None:
         for port in ports:
             if port.epoch > self._epoch:
@@ -293,6 +342,14 @@ class _Play:
 
 def _same_seat(port: MemoryPort, wanted: MemoryPort) -> bool:
     return (port.start, port.address, port.instance) == (wanted.start, wanted.address, wanted.instance)
+
+
+def _mac_for(address: str) -> str:
+    """As the module gives them: 02:00 and the octets of IPv4, 06:00 and a hash of IPv6."""
+    number = ip_address(address)
+    if number.version == 4:
+        return (b"\x02\x00" + number.packed).hex(":")
+    return (b"\x06\x00" + sha256(number.packed).digest()[:4]).hex(":")
 
 
 def _spared(port: MemoryPort) -> Mapping[str, Any]:

@@ -22,10 +22,13 @@ From which state a step leads where ("-": no writes, "!": `LeaseMismatch`; keep 
     | stranded   | bound (1)     | !     | -        | bound    | idle | cooling | conflicted |             |
     | cooling    | bound (3)     | !     | !        | !        | -    | -       | conflicted | free (4)    |
     | conflicted | never         | !     | !        | !        | cooling | cooling | -       |             |
+    | reserved   | never         | !     | !        | !        | -    | -       | !          |             |
+
+What an operator does to addresses and pools (`reserved`, pools made at run time) stands in `ipam.estate`.
 
     (1) the same binding only; stranded also needs the same host, because a stranded port may still answer
         where it was: on another host the binding gets another address
-    (2) the lowest idle slot of the same app, as long as the configuration still lets the address out
+    (2) the lowest idle slot of the same app, as long as its pool still lets the address out
     (3) after `until`, when no address is without a lease, the longest cooled first
     (4) after `until`
 
@@ -37,25 +40,23 @@ decides.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Address
+from datetime import UTC, datetime
+from itertools import islice, takewhile
 from typing import NamedTuple
 
-from mooring.core.model import AppId, BindingId, HostName, InstanceId, Lease, LeaseState, PoolName
-from mooring.core.store import DropLease, Note, PutLease, Write
-from mooring.ipam.errors import (
-    AddressRefused,
-    AddressTaken,
-    LeaseMismatch,
-    PoolExhausted,
-    PoolForbidden,
-    PoolUnknown,
-)
-from mooring.ipam.mirror import Mirror
-from mooring.ipam.pools import Pool, Pools
+import msgspec
 
-DAY_S = 86_400.0
+from mooring.core.model import AppId, BindingId, HostName, Lease, LeaseState, PoolName
+from mooring.core.store import DropLease, Write
+from mooring.ipam.errors import AddressRefused, AddressTaken, PoolExhausted, PoolForbidden
+from mooring.ipam.estate import Estate
+from mooring.ipam.mirror import by_end
+from mooring.ipam.numbers import address_of, place_of
+from mooring.ipam.pools import MOST, Pool
+
+_MOST_AT_ONCE = 1000  # leases that time changes in one transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,31 +77,18 @@ class Planned(NamedTuple):
     writes: list[Write]
 
 
-class LeaseBook(Mirror):
+class LeaseBook(Estate):
     """All leases, and the steps they may take."""
-
-    def __init__(
-        self,
-        pools: Pools,
-        leases: Iterable[Lease] = (),
-        *,
-        idle_ttl_s: float = 7 * DAY_S,
-        cooling_s: float = 300.0,
-        dns_ttl_s: float = 0.0,
-    ) -> None:
-        """`idle_ttl_s` keeps an empty seat's address; `cooling_s` or the longer `dns_ttl_s` quarantines."""
-        super().__init__(pools, leases)
-        self._idle_ttl_s = idle_ttl_s
-        self._cooling_s = max(cooling_s, dns_ttl_s)
 
     # What may happen next.
 
-    def plan_bind(self, request: Request, now: float) -> Planned:
+    def plan_bind(self, request: Request, now: float, ahead: int = 0) -> Planned:
         """An address for the binding: its own, else an idle seat of its app, else a new seat.
 
         A bound lease follows its binding to another host at once: the caller has made sure that the
-        earlier host let go of it. Raises `PoolUnknown`, `PoolForbidden`, `AddressRefused` (a pinned
-        address is never given out) or `PoolExhausted`.
+        earlier host let go of it. `ahead` others wait longer for an address of the pool: as many are left
+        for them; who asks for pinned addresses does not stand in that line. Raises `PoolUnknown`,
+        `PoolForbidden`, `AddressRefused` (a pinned address is never given out) or `PoolExhausted`.
         """
         held = self._own(request)
         if held is not None:
@@ -113,7 +101,7 @@ class LeaseBook(Mirror):
         idle = self._idle_seat(request, pool)
         if idle is not None:
             return self._rebind(idle, request, now, f"idle slot {idle.slot}")
-        address = self._fresh(request, pool, now)
+        address = self._pinned(request, now) if request.pinned else self._fresh(request, pool, now, ahead)
         slot = self._unused_slot(request.app)
         seat = self._seated(address, pool.name, request, slot, now)
         return Planned(seat, self._step(seat, "bound", f"new slot {slot}"))
@@ -131,14 +119,15 @@ class LeaseBook(Mirror):
     ) -> list[Write]:
         """The port is proven gone: keep the address for its seat (`idle`), or let it cool.
 
-        With `binding` nothing happens unless that binding still holds it. Repeating is harmless.
+        It cools in any case if its pool has come to exclude or reserve it while it was in use. With
+        `binding` nothing happens unless that binding still holds it. Repeating is harmless.
         """
         lease = self._leases.get(address)
         if lease is None or lease.state in (LeaseState.COOLING, LeaseState.RESERVED):
             return []
         if binding is not None and lease.binding != binding:
             return []
-        if not keep or lease.slot is None:
+        if not keep or lease.slot is None or self._is_withdrawn(address):
             return self._cool(lease, now, reason)
         if lease.state is LeaseState.IDLE:
             return []
@@ -164,70 +153,83 @@ class LeaseBook(Mirror):
         return self._step(lease.moved(LeaseState.BOUND, now), "bound", reason)
 
     def plan_conflict(self, address: str, now: float, reason: str) -> list[Write]:
-        """A stranger answers on the address: nobody gets it until it is released."""
+        """A stranger answers on the address: nobody gets it until it is released. `reason` says who."""
         lease = self._in_state(address, *(state for state in LeaseState if state is not LeaseState.RESERVED))
         if lease.state is LeaseState.CONFLICTED:
             return []
-        lost = lease.moved(LeaseState.CONFLICTED, now, binding=None, slot=None, until=None)
+        lost = lease.moved(LeaseState.CONFLICTED, now, binding=None, slot=None, until=None, note=reason)
         return self._step(lost, "conflicted", reason)
 
     def plan_retire_app(self, app: AppId, now: float) -> list[Write]:
         """The app was deleted: its idle seats cool. Bound and stranded ones are released as they go."""
-        idle = [lease for lease in self.by_app(app) if lease.state is LeaseState.IDLE]
+        idle = self._idle.get(app, ())
         return [write for lease in idle for write in self._cool(lease, now, "the app was deleted")]
 
     def plan_expire(self, now: float) -> list[Write]:
-        """What time alone changes: cooled addresses become free, idle seats past their time cool."""
+        """What time alone changes: cooled addresses become free, idle seats past their time cool.
+
+        A thousand leases at most: more are due as long as this is not empty.
+        """
+        ending = (lease for ends in self._ends() for lease in _until(ends, now))
         writes: list[Write] = []
-        for lease in self._leases.values():
-            if lease.until is None or lease.until > now:
-                continue
+        for lease in islice(ending, _MOST_AT_ONCE):
             if lease.state is LeaseState.COOLING:
-                drop = DropLease(lease.address, lease.generation)
-                writes += [drop, _note(lease, now, "free", "cooled long enough")]
-            elif lease.state is LeaseState.IDLE:
+                writes.append(DropLease(lease.address, lease.generation))
+                freed = msgspec.structs.replace(lease, since=now)
+                writes.append(self._note(lease, freed, "free", "cooled long enough"))
+            else:
                 writes += self._cool(lease, now, "nobody took the seat in time")
         return writes
 
-    def plan_adopt(self, address: str, request: Request, slot: int, generation: int, now: float) -> Planned:
+    def plan_adopt(
+        self,
+        address: str,
+        request: Request,
+        slot: int,
+        generation: int,
+        now: float,
+        *,
+        instead_of: BindingId | None = None,
+    ) -> Planned:
         """A port that carries our mark was found: its address is bound, whatever the book said.
 
         `slot` and `generation` are what the mark says; a slot that another address has by now is
         replaced by an unused one. `request.pool` is ignored: the address decides. Raises `PoolUnknown`,
-        or `AddressTaken` if the address is bound to another binding: then the caller must choose.
+        or `AddressTaken` if the address is bound to another binding: then the caller must choose, and
+        names the one that loses it (`instead_of`).
         """
+        address = str(address_of(address))
         known = self._leases.get(address)
         if known is not None and known.state in (LeaseState.BOUND, LeaseState.STRANDED):
-            if known.binding != request.binding:
+            if known.binding == request.binding:
+                return self._rebind(known, request, now, "found on its host")
+            if known.binding != instead_of:
                 raise AddressTaken(f"{address} is {known.state} for {known.binding}, not {request.binding}")
-            return self._rebind(known, request, now, "found on its host")
         pool = self._pool_of(address)
         free_slot = self._seat_for(address, request.app, slot)
         seat = self._seated(address, pool.name, request, free_slot, now, generation)
         return Planned(seat, self._step(seat, "adopted", "found on its host"))
 
-    def plan_quarantine(self, address: str, now: float, reason: str) -> list[Write]:
-        """An address without a lease that is not proven to be free starts to cool."""
-        if address in self._leases:
-            return []
-        cooling = Lease(
-            address,
-            self._pool_of(address).name,
-            LeaseState.COOLING,
-            app=None,
-            slot=None,
-            binding=None,
-            host=None,
-            generation=self._freed.get(address, 0) + 1,
-            since=now,
-            until=now + self._cooling_s,
-        )
+    def plan_quarantine(self, address: str, now: float, reason: str, *, again: bool = False) -> list[Write]:
+        """An address without a lease that is not proven to be free starts to cool.
+
+        With `again` one that is cooling already does so from the beginning: it was in use meanwhile.
+        """
+        address = str(address_of(address))
+        pool = self._pool_of(address)
+        known = self._leases.get(address)
+        if known is not None:
+            restarts = again and known.state is LeaseState.COOLING
+            return self._cool(known, now, reason) if restarts else []
+        generation, end = self._last_generation(address) + 1, now + self._cooling_s
+        empty = (None, None, None, None)
+        cooling = Lease(address, pool.name, LeaseState.COOLING, *empty, generation, now, end)
         return self._step(cooling, "cooling", reason)
 
     # How a choice is made.
 
     def _own(self, request: Request) -> Lease | None:
-        mine = self._by_binding.get(request.binding, {}).values()
+        mine = self.held_by(request.app, request.binding)
         bound = (lease for lease in mine if lease.state is LeaseState.BOUND)
         stranded = (
             lease for lease in mine if lease.state is LeaseState.STRANDED and lease.host == request.host
@@ -235,109 +237,105 @@ class LeaseBook(Mirror):
         return next(bound, None) or next(stranded, None)
 
     def _idle_seat(self, request: Request, pool: Pool) -> Lease | None:
-        # The configuration may have set an address aside since its seat was emptied.
-        seats = (
-            lease
-            for lease in self._by_app.get(request.app, {}).values()
-            if lease.state is LeaseState.IDLE
-            and lease.pool == pool.name
-            and (not request.pinned or lease.address in request.pinned)
-            and pool.refusal(IPv4Address(lease.address)) is None
-        )
-        return min(seats, key=lambda lease: lease.slot or 0, default=None)
+        # The lowest slot first. The pool may have set an address aside since its seat was emptied.
+        for lease in self._idle.get(request.app, ()):
+            pinned = not request.pinned or lease.address in request.pinned
+            if pinned and pool.refusal(address_of(lease.address)) is None:
+                return lease
+        return None
 
-    def _fresh(self, request: Request, pool: Pool, now: float) -> str:
-        if request.pinned:
-            free = next((address for address in request.pinned if address not in self._leases), None)
-        else:
-            free = self._lowest_free(pool)
+    def _pinned(self, request: Request, now: float) -> str:
+        """The first of the listed addresses that nobody has, or else the one that cooled the longest."""
+        free = next((address for address in request.pinned if address not in self._leases), None)
         if free is not None:
             return free
-        cooling = [
-            lease
-            for lease in self._leases.values()
-            if lease.state is LeaseState.COOLING
-            and (lease.address in request.pinned if request.pinned else lease.pool == pool.name)
-            and pool.refusal(IPv4Address(lease.address)) is None
-        ]
-        first = min(cooling, key=lambda lease: (lease.until or 0.0, IPv4Address(lease.address)), default=None)
-        if first is None or first.until is None:
-            raise PoolExhausted(_exhausted(request, pool))
-        if first.until > now:
-            raise PoolExhausted(_exhausted(request, pool), first.until - now)
-        return first.address
+        known = (self._leases[address] for address in request.pinned)
+        cooling = sorted((lease for lease in known if lease.state is LeaseState.COOLING), key=by_end)
+        if cooling and _end(cooling[0]) <= now:
+            return cooling[0].address
+        held = f"every pinned address of {request.app} is held: {', '.join(request.pinned)}"
+        raise _exhausted(held, cooling[0] if cooling else None, now)
+
+    def _fresh(self, request: Request, pool: Pool, now: float, ahead: int) -> str:
+        """The lowest free address of the pool, or else the one that cooled the longest."""
+        shelf = self._shelves[pool.name]
+        if self.available(pool.name, now) > ahead:
+            position = shelf.taken.find(0)
+            return shelf.cooling[0].address if position < 0 else pool.address_at(position)
+        none_left = f"pool {pool.name} has no address left for {request.app} ({pool.size} in all)"
+        warm = (lease for lease in shelf.cooling if _end(lease) > now)
+        raise _exhausted(none_left, next(warm, None), now)
 
     def _unused_slot(self, app: AppId) -> int:
-        used = {lease.slot for lease in self._by_app.get(app, {}).values()}
-        return next(slot for slot in range(len(used) + 1) if slot not in used)
+        slots = self._slots.get(app, bytearray())
+        unused = slots.find(0)
+        return len(slots) if unused < 0 else unused
 
     def _seat_for(self, address: str, app: AppId, slot: int) -> int:
-        others = self._by_app.get(app, {}).values()
-        occupied = any(lease.slot == slot and lease.address != address for lease in others)
-        return self._unused_slot(app) if occupied else slot
+        """The slot that a mark names, unless another address has it by now, or it is no slot at all."""
+        known = self._leases.get(address)
+        if known is not None and (known.app, known.slot) == (app, slot):
+            return slot
+        slots = self._slots.get(app, bytearray())
+        possible = 0 <= slot < MOST and (slot >= len(slots) or slots[slot] == 0)
+        return slot if possible else self._unused_slot(app)
 
-    def _pool_of(self, address: str) -> Pool:
-        pool = self.pools.containing(_number(address))
-        if pool is None:
-            raise PoolUnknown(f"no pool contains {address}: add one that does, or detach the port")
-        return pool
+    def _is_withdrawn(self, address: str) -> bool:
+        """Whether its pool has come to set the address aside."""
+        pool = self.pools.at(place_of(address))
+        return pool is not None and pool.refusal(address_of(address)) is not None
 
-    def _in_state(self, address: str, *states: LeaseState) -> Lease:
-        lease = self._leases.get(address)
-        if lease is None or lease.state not in states:
-            found = "free" if lease is None else str(lease.state)
-            raise LeaseMismatch(f"{address} is {found}, and would have to be {' or '.join(states)}")
-        return lease
+    def _ends(self) -> Iterator[list[Lease]]:
+        """The lists of what has an end, each sorted by it."""
+        yield self._ending
+        for shelf in self._shelves.values():
+            yield shelf.cooling
 
-    # How a step is written down.
+    # How a choice becomes a lease.
 
     def _rebind(self, lease: Lease, request: Request, now: float, reason: str) -> Planned:
         if lease.state is LeaseState.BOUND and lease.host == request.host:
             return Planned(lease, [])
         event = "moved" if lease.state is LeaseState.BOUND else "bound"
-        bound = lease.moved(LeaseState.BOUND, now, binding=request.binding, host=request.host, until=None)
+        home = self.pools.at(place_of(lease.address))
+        bound = lease.moved(
+            LeaseState.BOUND,
+            now,
+            binding=request.binding,
+            host=request.host,
+            until=None,
+            pool=lease.pool if home is None else home.name,  # it may have another name by now
+        )
         return Planned(bound, self._step(bound, event, reason))
 
     def _seated(
         self, address: str, pool: PoolName, request: Request, slot: int, now: float, at_least: int = 0
     ) -> Lease:
-        generation = max(at_least, (self._generation(address) or self._freed.get(address, 0)) + 1)
+        generation = max(at_least, self._last_generation(address) + 1)
         holder = (request.app, slot, request.binding, request.host)
         return Lease(address, pool, LeaseState.BOUND, *holder, generation=generation, since=now)
-
-    def _cool(self, lease: Lease, now: float, reason: str) -> list[Write]:
-        cooling = lease.moved(LeaseState.COOLING, now, binding=None, slot=None, until=now + self._cooling_s)
-        return self._step(cooling, "cooling", reason)
-
-    def _step(self, lease: Lease, event: str, reason: str) -> list[Write]:
-        """The write that replaces what the book has, and a note that says who was concerned."""
-        before = self._leases.get(lease.address)
-        concerned = lease if lease.binding is not None or before is None else before
-        replaces = None if before is None else before.generation
-        return [PutLease(lease, replaces), _note(concerned, lease.since, event, reason)]
 
 
 def _refuse_pins(pool: Pool, pinned: Sequence[str]) -> None:
     for address in pinned:
-        refusal = pool.refusal(_number(address))
+        refusal = pool.refusal(address_of(address))
         if refusal is not None:
             raise AddressRefused(f"pinned address {address} {refusal} (pool {pool.name})")
 
 
-def _number(address: str) -> IPv4Address:
-    try:
-        return IPv4Address(address)
-    except AddressValueError as error:
-        raise AddressRefused(f"{address!r} is not an IPv4 address") from error
+def _end(lease: Lease) -> float:
+    assert lease.until is not None
+    return lease.until
 
 
-def _exhausted(request: Request, pool: Pool) -> str:
-    if request.pinned:
-        return f"every pinned address of {request.app} is held: {', '.join(request.pinned)}"
-    return f"pool {pool.name} has no address left for {request.app} ({pool.size} in all)"
+def _until(ends: Sequence[Lease], now: float) -> Iterator[Lease]:
+    """Those whose time is over."""
+    return takewhile(lambda lease: _end(lease) <= now, ends)
 
 
-def _note(lease: Lease, at: float, event: str, reason: str) -> Note:
-    # A binding is named after its instance; what it left on a lost host has "~<n>" behind that.
-    instance = None if lease.binding is None else InstanceId(lease.binding.partition("~")[0])
-    return Note(at, event, reason, lease.address, lease.app, lease.slot, instance, lease.host)
+def _exhausted(what: str, soonest: Lease | None, now: float) -> PoolExhausted:
+    """Says when the next address will have cooled, in words that stay the same until then."""
+    if soonest is None:
+        return PoolExhausted(what)
+    end = datetime.fromtimestamp(_end(soonest), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return PoolExhausted(f"{what}; the next has cooled at {end}", _end(soonest) - now)

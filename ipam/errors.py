@@ -1,14 +1,17 @@
 """What can go wrong with an address, in the two families of `core.errors`.
 
     Retryable
-    └── PoolExhausted      nothing to give out now; a cooling address or a leaving instance may help
+    └── PoolExhausted       nothing to give out now; a cooling address or a leaving instance may help
     Refused
-    ├── PoolUnknown        no such pool, or no pool holds that address
-    ├── PoolForbidden      the pool is not for this app
-    ├── AddressRefused     the address may never be given out (outside, excluded, reserved, a gateway)
-    ├── LeaseMismatch      the lease is not in a state from which this step is possible
-    └── LeaseConflict      (core)
-        └── AddressTaken   the address is in another hand
+    ├── PoolUnknown         no such pool, or no pool holds that address
+    ├── PoolForbidden       the pool is not for this app
+    ├── PoolClash           another pool has that name, that network or a part of it
+    ├── PoolInUse           leases stand in the way of the change
+    ├── SupernetExhausted   no subnet or no VLAN is left to make a pool from
+    ├── AddressRefused      the address may never be given out (outside, excluded, reserved, a gateway)
+    ├── LeaseMismatch       the lease is not in a state from which this step is possible
+    └── LeaseConflict       (core)
+        └── AddressTaken    the address is in another hand
 
 None of them names a label: a caller that knows which label asked for this can say so.
 """
@@ -28,6 +31,18 @@ class PoolUnknown(Refused):
 
 class PoolForbidden(Refused):
     """The pool's groups do not include the app."""
+
+
+class PoolClash(Refused):
+    """A pool of that name, or one that shares addresses with it, exists."""
+
+
+class PoolInUse(Refused):
+    """The change would leave leases without a place; the message names the first few and the remedy."""
+
+
+class SupernetExhausted(Refused):
+    """Every subnet of the supernet is in a pool, or every VLAN it may use is in use."""
 
 
 class AddressRefused(Refused):

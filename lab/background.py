@@ -31,7 +31,7 @@ def part(plan: LabPlan, *options: str) -> Part:
         ready=lambda: edges.answers(f"http://127.0.0.1:{plan.portal_port}/healthz"),
         where=f"http://127.0.0.1:{plan.portal_port}",
         env={"PYTHONUNBUFFERED": "1"},
-        deadline_s=30.0,
+        deadline_s=90.0,  # it asks every host first, and machines can be busy
     )
 
 

@@ -3,13 +3,15 @@
     PUT     /items/KEY     the item's whole state as JSON; `Idempotency-Key` names the change
     OPTIONS /items         answers whether the signature is right, and changes nothing
     GET     /items[/KEY]   what is there now (no signature needed)
+    DELETE  /items/KEY     a person's hand: the row is gone, and nobody is told
     GET     /history       every change that was taken, oldest first
 
 A request must carry `X-Mooring-Signature: sha256=<hex>`, the HMAC-SHA256 of its body with the shared
 secret.  The body names the item too, so it cannot be replayed on another one.  A change whose
 `Idempotency-Key` was seen before is answered as it was then and changes nothing; one that is older than
 what is there (a lower epoch, or for the same task a lower generation) is acknowledged and ignored, because
-its sender has been overtaken and shall not try again.  Items are retired by their status, never deleted.
+its sender has been overtaken and shall not try again.  A sender retires items by their status and cannot
+delete them.
 """
 
 from __future__ import annotations
@@ -54,6 +56,7 @@ class Receiver:
         app.router.add_options("/items", self._greet)
         app.router.add_get("/items/{key:.+}", self._show)
         app.router.add_put("/items/{key:.+}", self._put)
+        app.router.add_delete("/items/{key:.+}", self._lose)
         return app
 
     async def _health(self, _: web.Request) -> web.Response:
@@ -68,6 +71,10 @@ class Receiver:
     async def _show(self, request: web.Request) -> web.Response:
         item = self.items.get(request.match_info["key"])
         return web.json_response(item) if item else _error(404, "no such item")
+
+    async def _lose(self, request: web.Request) -> web.Response:
+        lost = self.items.pop(request.match_info["key"], None)
+        return web.Response(status=204) if lost else _error(404, "no such item")
 
     async def _greet(self, request: web.Request) -> web.Response:
         if not self._is_signed(request, await request.read()):

@@ -10,9 +10,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import aiodocker
 import aiohttp
 
 from mooring.lab import docker, namespaces, supervise
@@ -62,6 +66,7 @@ class LabHandle:
     def __init__(self, plan: LabPlan) -> None:
         """Nothing happens before the first call."""
         self.plan = plan
+        self._pids: dict[str, int] = {}  # by container id
 
     # -- commands
 
@@ -99,9 +104,36 @@ class LabHandle:
         """Run a command inside the task's container: exit status (124: too long) and output."""
         return await docker.execute_in(await self.container_pid(task_id), argv, timeout_s)
 
+    async def running_pids(self) -> dict[str, int]:
+        """Process id of every running container, by task id; each container is asked for it only once."""
+        running = [container for container in await self.containers() if container.state == "running"]
+        new = [container for container in running if container.id not in self._pids]
+        async with docker.connect(self.plan.docker_socket) as engine:
+            for container in new:
+                with suppress(aiodocker.DockerError):  # it has ended meanwhile
+                    shown = await engine.containers.container(container.id).show()
+                    self._pids[container.id] = int(shown["State"]["Pid"])
+        found = {container.task_id: self._pids.get(container.id, 0) for container in running}
+        return {task: pid for task, pid in found.items() if pid}
+
+    async def answered_addresses(self) -> dict[str, set[str]]:
+        """The IPv4 addresses that every running container answers to now, without loopback, by task id.
+
+        One look at all containers without starting a process: the kernel lists what is local in a
+        container's network, which is every address of a link that is up.
+        """
+        found = {}
+        for task, pid in (await self.running_pids()).items():
+            with suppress(OSError):  # it has ended meanwhile
+                found[task] = _local_addresses(pid)
+        return found
+
     async def container_addresses(self, task_id: str) -> list[str]:
         """The IPv4 addresses (`10.64.0.5/22`) that the container itself has, without loopback."""
-        pid = await self.container_pid(task_id)
+        return await self.addresses_of(await self.container_pid(task_id))
+
+    async def addresses_of(self, pid: int) -> list[str]:
+        """The same of the container with that process."""
         argv = ["nsenter", f"--net=/proc/{pid}/ns/net", "ip", "-json", "-4", "addr"]
         links = json.loads(await supervise.run(self.plan, argv))
         return [
@@ -112,10 +144,16 @@ class LabHandle:
         ]
 
     async def docker_kill(self, task_id: str) -> None:
-        """Kill the task's container behind Marathon's back, as `docker kill` by hand would."""
+        """Kill the task's container behind Marathon's back, as `docker kill` by hand would.
+
+        `LabError` when it does not run.
+        """
         name = (await self.container(task_id)).name
         async with docker.connect(self.plan.docker_socket) as engine:
-            await engine.containers.container(name).kill()
+            try:
+                await engine.containers.container(name).kill()
+            except aiodocker.DockerError as error:
+                raise LabError(f"task {task_id}: {error.message}") from error
 
     # -- switches
 
@@ -127,6 +165,12 @@ class LabHandle:
         }
         ours = [port for port in ports if port["name"] not in {BRIDGE, UPLINK}]
         return [{**interfaces.get(port["name"], {}), **port} for port in ours]
+
+    async def ovs_marks(self, agent: str) -> dict[str, dict[str, str]]:
+        """The external ids of the host's container ports, by name; a port for probes only has no address."""
+        ports = await self._ovs_rows(agent, "port", "name,external_ids")
+        marks = {port["name"]: port["external_ids"] or {} for port in ports}
+        return {name: ids for name, ids in marks.items() if any(key.endswith("address") for key in ids)}
 
     async def _ovs_rows(self, agent: str, table: str, columns: str) -> list[dict[str, Any]]:
         switch = agent_switch(self.plan.agent(agent))
@@ -226,6 +270,16 @@ def _container(entry: Any) -> Container:
     labels = entry["Labels"]
     name = entry["Names"][0].lstrip("/")
     return Container(name, entry["Id"], labels["MESOS_TASK_ID"], labels["MOORING_LAB_HOST"], entry["State"])
+
+
+def _local_addresses(pid: int) -> set[str]:
+    """The addresses that the kernel lists as local in the process's network."""
+    lines = [line.split() for line in Path(f"/proc/{pid}/net/fib_trie").read_text().splitlines()]
+    return {
+        above[1]
+        for above, line in pairwise(lines)
+        if line == ["/32", "host", "LOCAL"] and above[0] == "|--" and not above[1].startswith("127.")
+    }
 
 
 def _plain(cell: Any) -> Any:

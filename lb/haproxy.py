@@ -27,7 +27,7 @@ import structlog
 from mooring.core.clock import Clock
 from mooring.core.errors import Refused
 from mooring.core.model import BindingId, SinkName
-from mooring.core.sink import Change, Done, NotPossible, Outcome, RetryAfter
+from mooring.core.sink import Change, Done, NotPossible, Observation, Outcome, RetryAfter
 from mooring.core.specs import Endpoint, MemberSpec, ServiceSpec, Spec
 from mooring.lb import files, haproxy_diff
 from mooring.lb.checker import Checker
@@ -81,17 +81,19 @@ class HaproxySink:
             f"its master on {self._settings.master_socket} ({processes.reloads} reloads)"
         )
 
-    async def observe(self) -> Mapping[str, Spec]:
+    async def observe(self) -> Observation:
         """The real state of every server that is wanted or takes traffic."""
+        servers = await self._runtime.servers()
         wanted = haproxy_diff.members(self._desk.table)
         terms = {service.name: service.terms for service in self._desk.table.services}
-        return {
+        shown: dict[str, Spec] = {
             f"{backend}/{server.name}": MemberSpec(
                 (Endpoint(terms.get(backend, _unknown(backend)), server.address, server.port),), server.state
             )
-            for (backend, _), server in (await self._runtime.servers()).items()
+            for (backend, _), server in servers.items()
             if (backend, server.name) in wanted or server.state != "declared"
         }
+        return Observation(shown)
 
     async def apply(self, changes: Sequence[Change]) -> Sequence[Outcome]:
         """The six steps of this module's header."""

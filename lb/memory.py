@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from mooring.core.errors import Fenced
 from mooring.core.model import BindingId, Epoch, SinkName
-from mooring.core.sink import Change, Done, Outcome, RetryAfter
+from mooring.core.sink import Change, Done, Observation, Outcome, RetryAfter
 from mooring.core.specs import Endpoint, MemberSpec, Spec
 from mooring.lb.desk import Desk
 from mooring.lb.model import ServiceKey, Table
@@ -64,9 +64,9 @@ class MemoryBalancer:
         """One line about the twin."""
         return f"a balancer in memory with {len(self.proxy.members)} members"
 
-    async def observe(self) -> Mapping[str, Spec]:
+    async def observe(self) -> Observation:
         """Every member by `service/server`."""
-        return dict(self.proxy.members)
+        return Observation(dict(self.proxy.members))
 
     async def apply(self, changes: Sequence[Change]) -> Sequence[Outcome]:
         """Take the changes in and show the table."""

@@ -25,7 +25,7 @@ import structlog
 from mooring.core.clock import Clock
 from mooring.core.errors import Refused
 from mooring.core.model import BindingId, Epoch, SinkName
-from mooring.core.sink import Change, Done, NotPossible, Outcome, RetryAfter
+from mooring.core.sink import Change, Done, NotPossible, Observation, Outcome, RetryAfter
 from mooring.core.specs import Endpoint, MemberSpec, ServiceSpec, Spec
 from mooring.lb import files
 from mooring.lb.checker import Checker
@@ -74,7 +74,7 @@ class NginxSink:
         marker = await self._process.marker()
         return f"Nginx {version} runs as process {master}, generation {marker or 'not ours yet'}"
 
-    async def observe(self) -> Mapping[str, Spec]:
+    async def observe(self) -> Observation:
         """The members in the generation that the workers tell; empty if that is none of ours.
 
         Raises `NginxAway` if no Nginx runs.
@@ -83,7 +83,7 @@ class NginxSink:
         marker = await self._process.marker()
         directory = await asyncio.to_thread(self._shelf.find, marker) if marker else None
         manifest = await asyncio.to_thread(files.read, directory / _MANIFEST) if directory else None
-        return dict(msgspec.json.decode(manifest, type=dict[str, MemberSpec])) if manifest else {}
+        return Observation(dict(_manifest_of(manifest)))
 
     async def apply(self, changes: Sequence[Change]) -> Sequence[Outcome]:
         """The five steps of this module's header."""
@@ -177,6 +177,10 @@ class NginxSink:
         fresh = await asyncio.to_thread(self._shelf.add, rendering.marker, contents)
         await asyncio.to_thread(self._shelf.switch, fresh)
         await asyncio.to_thread(self._shelf.prune, {fresh, *([previous] if previous else [])})
+
+
+def _manifest_of(text: str | None) -> dict[str, MemberSpec]:
+    return msgspec.json.decode(text, type=dict[str, MemberSpec]) if text else {}
 
 
 def _manifest(table: Table) -> str:

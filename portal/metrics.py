@@ -12,7 +12,8 @@ pools and event types, whatever Marathon runs.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -57,6 +58,8 @@ class Metrics:
             self._applied.labels(sink)
             for outcome in ("done", "retry", "refused"):
                 self._outcomes.labels(sink, outcome)
+            for kind in ("missing", "different", "surplus"):
+                self._repairs.labels(sink, kind)
 
     def _counters(self, registry: CollectorRegistry) -> None:
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -65,6 +68,14 @@ class Metrics:
         self._reconciles = counter("reconcile_total", "Reconciles by result.", "controller", "result")
         self._errors = counter("reconcile_errors_total", "Reconciles that met a defect.", "controller")
         self._outcomes = counter("sink_outcomes_total", "Answers of the sinks.", "sink", "outcome")
+        self._conflicts = counter("address_conflicts_total", "Addresses on which somebody else answered.")
+        self._repairs = counter("repairs_total", "Repairs of what was found not to be as it shall.",
+                                "sink", "kind")  # fmt: skip
+        self._drift = Gauge("mooring_drift", "What the last look found not to be as it shall.",
+                            ["sink", "kind"], registry=registry)  # fmt: skip
+        self._verified = Gauge("mooring_verified_timestamp_seconds",
+                               "When the sinks were last compared with the records.", ["sink"],
+                               registry=registry)  # fmt: skip
         self._snapshots = counter("snapshots_total", "Full listings asked for, by result.", "result")
 
     def _histograms(self, registry: CollectorRegistry) -> None:
@@ -107,12 +118,26 @@ class Metrics:
         self._applied.labels(sink).observe(latency_s)
 
     def sink_answered(self, sink: str, outcome: str) -> None:
-        """A sink answered a change: "done", "retry" or "refused"."""
+        """A sink answered a change: "done", "retry", "refused" or "conflict"."""
         self._outcomes.labels(sink, outcome).inc()
+
+    def address_conflict(self) -> None:
+        """An instance lost its new address because somebody else answers on it."""
+        self._conflicts.inc()
 
     def snapshot_taken(self, result: str) -> None:
         """A full listing was asked for: "merged", "discarded" or "failed"."""
         self._snapshots.labels(result).inc()
+
+    def repaired(self, sink: str, kind: str) -> None:
+        """Something that was "missing", "different" or "surplus" is being put right."""
+        self._repairs.labels(sink, kind).inc()
+
+    def verified(self, at: float, found: Mapping[tuple[str, str], int]) -> None:
+        """A look at the sinks ended at that time (Unix seconds): how much was found, by sink and kind."""
+        for (sink, kind), count in found.items():
+            self._drift.labels(sink, kind).set(count)
+            self._verified.labels(sink).set(at)
 
     # -- what is
 
@@ -217,6 +242,13 @@ def _readiness(vitals: Vitals) -> Iterator[Metric]:
     for part, in_the_way in vitals.unready.items():
         unready.add_metric([part], in_the_way)
     yield unready
+    yield _gauge("rebuild_needed", "1 while an operator has to look at `mooring rebuild`.",
+                 vitals.rebuild_needed)  # fmt: skip
+    hosts = GaugeMetricFamily("mooring_hosts", "Hosts of the inventory by what was heard last.",
+                              labels=["state"])  # fmt: skip
+    for state, count in vitals.hosts.items():
+        hosts.add_metric([state], count)
+    yield hosts
 
 
 def _loop(turns: Turns) -> Iterator[Metric]:
@@ -233,9 +265,17 @@ def _pools(pools: Sequence[PoolRow]) -> Iterator[Metric]:
     leases = GaugeMetricFamily("mooring_leases", "Addresses that are not free.", labels=["pool", "state"])
     free = GaugeMetricFamily("mooring_pool_free", "Addresses that can be given out.", labels=["pool"])
     size = GaugeMetricFamily("mooring_pool_size", "Assignable addresses.", labels=["pool"])
+    used = GaugeMetricFamily("mooring_pool_utilisation_ratio", "Part that cannot be given out now, 0 to 1.",
+                             labels=["pool"])  # fmt: skip
+    left = GaugeMetricFamily("mooring_pool_exhaustion_seconds", "Until it is full, at the last hour's rate.",
+                             labels=["pool"])  # fmt: skip
+    waiting = GaugeMetricFamily("mooring_pool_waiting", "Instances in line for an address.", labels=["pool"])
     for pool in pools:
         free.add_metric([pool.name], pool.free)
         size.add_metric([pool.name], pool.size)
+        used.add_metric([pool.name], 1 - pool.free / pool.size if pool.size else 1.0)
+        left.add_metric([pool.name], math.inf if pool.exhausted_in_s is None else pool.exhausted_in_s)
+        waiting.add_metric([pool.name], pool.waiting)
         for state in LeaseState:
             leases.add_metric([pool.name, state.value], pool.leases.get(state.value, 0))
-    yield from (leases, free, size)
+    yield from (leases, free, size, used, left, waiting)

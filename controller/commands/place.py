@@ -29,9 +29,9 @@ class Place:
         """The whole configuration. Raises `ConfigRefused` with every fault."""
         return load_settings(self.config)
 
-    def client(self) -> ControlClient:
+    def client(self, timeout_s: float = 10.0) -> ControlClient:
         """The daemon behind the socket. Raises `ConfigRefused` if the file does not say where it is."""
-        return ControlClient(self.socket or self._configured_socket())
+        return ControlClient(self.socket or self._configured_socket(), timeout_s)
 
     def _configured_socket(self) -> Path:
         try:

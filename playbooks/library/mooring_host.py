@@ -75,7 +75,9 @@ results:
       description: The operation's id.
       type: str
     status:
-      description: done, retry (may succeed later) or refused (cannot succeed unchanged).
+      description:
+        - done, retry (may succeed later), refused (cannot succeed unchanged) or conflict (somebody else
+          answers on the address; nothing was attached).
       type: str
     reason:
       description: Why it is not done.
@@ -83,6 +85,16 @@ results:
     changed:
       description: Whether this operation changed anything.
       type: bool
+    answered_by:
+      description: The MACs that answered on the address.
+      returned: for a conflict
+      type: list
+      elements: str
+    ours:
+      description: Ports of ours on this bridge that answered, with their marks.
+      returned: for a conflict
+      type: list
+      elements: dict
 """
 
 # Ansible reads the documentation above without running the module and wants it first.

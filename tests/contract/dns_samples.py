@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from mooring.core.model import BindingId, Epoch
 from mooring.core.sink import Change, Outcome
 from mooring.core.specs import NameSpec, SharedNameSpec, Spec
+from mooring.dns.naming import reverse_name
 from mooring.dns.records import OK, Add, NameServer, Question, Remove, RRset, Unanswered, Update
 from mooring.dns.rfc2136 import Rfc2136Server
 from mooring.dns.sinks import SeatNames, SharedNames
@@ -36,6 +37,11 @@ def share(address: str, ttl: int = 10) -> SharedNameSpec:
 
 def change(binding: str, wanted: Spec | None, *was: Spec, epoch: int = 1) -> Change:
     return Change(BindingId(binding), wanted, was, 1, Epoch(epoch))
+
+
+def entries(*specs: NameSpec) -> dict[str, Spec]:
+    """What is seen of seats: each by its own name and by that of its pointer."""
+    return {key: spec for spec in specs for key in (spec.name, reverse_name(spec.address))}
 
 
 async def one(sink: SeatNames | SharedNames, wanted: Change) -> Outcome:

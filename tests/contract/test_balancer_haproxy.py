@@ -234,6 +234,23 @@ async def test_somebody_elses_hand_is_corrected(
     assert "# a remark" not in bench.settings.config.read_text()
 
 
+async def test_somebody_elses_hand_is_seen_and_the_same_change_again_mends_it(
+    bench: HaproxyBench, sink: HaproxySink, members: Members
+) -> None:
+    path = member_key(Endpoint(WEB, members.addresses[0], members.port))
+    up = (await sink.observe()).shown[path]
+    spec = members.spec(0, "up")
+    for hand in (
+        f"disable server {path}",
+        f"set server {path} state drain",
+        f"set server {path} addr 127.10.0.5",
+    ):
+        await worker(bench).ask(hand)
+        assert (await sink.observe()).shown[path] != up
+        assert await sink.apply([change("a", spec, spec)]) == [Done()]
+        assert (await sink.observe()).shown[path] == up
+
+
 async def test_while_haproxy_is_away_the_file_is_kept_right(
     bench: HaproxyBench, sink: HaproxySink, members: Members
 ) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import aiohttp
 import pytest
 from aiohttp import web
+from msgspec import structs
 
 from mooring.cmdb.ledger import Ledger
 from mooring.cmdb.memory import MemoryInventory
@@ -23,10 +24,11 @@ from mooring.controller.store.runners import inline
 from mooring.controller.store.sqlite import SqliteStore
 from mooring.core.errors import Fenced, Refused, Retryable
 from mooring.core.model import BindingId, Epoch
-from mooring.core.sink import Change, Done, NotPossible, Outcome, RetryAfter, Sink
+from mooring.core.sink import Change, Done, NotPossible, Outcome, RetryAfter, Sink, Unreadable
 from mooring.core.specs import ItemSpec, Spec
 
 SECRET = "a shared secret"
+OWNER = "site-a"
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 
 
@@ -66,6 +68,8 @@ class Receiver:
         other = await self.answer(request) if self.answer else None
         if other is not None:
             return other
+        if request.method == "GET" and "key" not in request.match_info:
+            return web.json_response(self.items)
         if request.method != "PUT":
             return web.Response(status=405)
         state = json.loads(body)
@@ -160,7 +164,9 @@ class BehindHttp:
         return {key for key, state in self.receiver.items.items() if state["status"] == "retired"}
 
     def restarted(self) -> Webhook:
-        return Webhook(self.session, self.receiver.url, secret=SECRET, clock=self.clock, timeout_s=20)
+        return Webhook(
+            self.session, self.receiver.url, secret=SECRET, owner=OWNER, clock=self.clock, timeout_s=20
+        )
 
 
 @pytest.fixture
@@ -214,11 +220,11 @@ async def one(sink: Sink, wanted: Change) -> Outcome:
 async def test_an_item_comes_and_is_retired(inventory: Inventory) -> None:
     assert isinstance(await one(inventory.sink, change("b", item())), Done)
     assert await inventory.live() == {item().key: item()}
-    assert await inventory.sink.observe() == {item().key: item()}
+    assert (await inventory.sink.observe()).shown == {item().key: item()}
     assert isinstance(await one(inventory.sink, change("b", None, item())), Done)
     assert await inventory.live() == {}
     assert await inventory.retired() == {item().key}
-    assert await inventory.sink.observe() == {}
+    assert (await inventory.sink.observe()).shown == {}
 
 
 async def test_repeating_is_harmless(inventory: Inventory) -> None:
@@ -357,6 +363,7 @@ async def test_what_a_request_carries(http: BehindHttp) -> None:
         "address": "10.64.0.7",
         "slot": 0,
         "pool": "blue",
+        "owner": OWNER,
         "epoch": 7,
         "generation": 3,
     }
@@ -429,7 +436,7 @@ async def test_a_redirect_is_not_followed(http: BehindHttp) -> None:
 
 
 async def test_a_wrong_secret_shows_at_the_check(http: BehindHttp, clock: ManualClock) -> None:
-    wrong = Webhook(http.session, http.receiver.url, secret="another", clock=clock)
+    wrong = Webhook(http.session, http.receiver.url, secret="another", owner=OWNER, clock=clock)
     with pytest.raises(Refused, match="compare the secret"):
         await wrong.check()
     assert isinstance(await one(wrong, change("b", item())), NotPossible)
@@ -446,7 +453,7 @@ async def test_a_receiver_that_is_down(clock: ManualClock) -> None:
     async with receiving() as receiver:
         url = receiver.url
     async with aiohttp.ClientSession() as session:
-        sink = Webhook(session, url, secret=SECRET, clock=clock)
+        sink = Webhook(session, url, secret=SECRET, owner=OWNER, clock=clock)
         outcomes = await sink.apply([change(f"b{n}", item(f"/a#{n}")) for n in range(20)])
         assert all(isinstance(outcome, RetryAfter) and url in outcome.reason for outcome in outcomes)
         with pytest.raises(Retryable):
@@ -458,7 +465,9 @@ async def test_a_receiver_that_hangs_costs_one_round(http: BehindHttp, clock: Ma
         await asyncio.Event().wait()
 
     http.receiver.answer = hang
-    sink = Webhook(http.session, http.receiver.url, secret=SECRET, clock=clock, timeout_s=0.3, parallel=4)
+    sink = Webhook(
+        http.session, http.receiver.url, secret=SECRET, owner=OWNER, clock=clock, timeout_s=0.3, parallel=4
+    )
     outcomes = await sink.apply([change(f"b{n}", item(f"/a#{n}")) for n in range(40)])
     assert all(isinstance(outcome, RetryAfter) and "0.3 s" in outcome.reason for outcome in outcomes)
     assert len(http.receiver.requests) < 12
@@ -474,7 +483,7 @@ async def test_poisonous_items_do_not_stop_the_batch(http: BehindHttp, clock: Ma
             request.transport.abort()
 
     http.receiver.answer = poisoned
-    sink = Webhook(http.session, http.receiver.url, secret=SECRET, clock=clock, parallel=4)
+    sink = Webhook(http.session, http.receiver.url, secret=SECRET, owner=OWNER, clock=clock, parallel=4)
     outcomes = await sink.apply([change(f"b{n}", item(str(n))) for n in range(50)])
     assert {n for n, outcome in enumerate(outcomes) if not isinstance(outcome, Done)} == poisonous
     assert all(isinstance(outcomes[n], RetryAfter) for n in poisonous)
@@ -492,7 +501,7 @@ async def test_no_more_than_so_many_requests_at_once(http: BehindHttp, clock: Ma
         running.discard(request.path)
 
     http.receiver.answer = count
-    sink = Webhook(http.session, http.receiver.url, secret=SECRET, clock=clock, parallel=3)
+    sink = Webhook(http.session, http.receiver.url, secret=SECRET, owner=OWNER, clock=clock, parallel=3)
     await sink.apply([change(f"b{n}", item(f"/a#{n}")) for n in range(20)])
     assert most == 3
 
@@ -508,12 +517,52 @@ async def test_two_requests_for_one_item_keep_their_order(http: BehindHttp) -> N
     assert await http.live() == {item().key: item(instance="i-2")}
 
 
+async def test_what_a_person_did_over_there_is_seen(http: BehindHttp) -> None:
+    kept, altered, lost = item("/a#0"), item("/a#1"), item("/a#2")
+    for number, spec in enumerate((kept, altered, lost)):
+        await one(http.sink, change(f"b{number}", spec))
+    http.receiver.items["/a#1"]["host"] = "elsewhere"
+    del http.receiver.items["/a#2"]
+    http.receiver.items["/theirs"] = {"key": "/theirs", "owner": "site-b", "status": "live"}
+    http.receiver.items["/hand-made"] = {"note": "who am I"}
+    seen = await http.sink.observe()
+    assert seen.shown == {"/a#0": kept, "/a#1": structs.replace(altered, host="elsewhere")}
+    assert seen.foreign == ("item /hand-made: no owner", "item /theirs: owner 'site-b'")
+
+
+@pytest.mark.parametrize("status", [404, 405, 501])
+async def test_a_receiver_without_a_listing_is_taken_at_its_word(http: BehindHttp, status: int) -> None:
+    http.receiver.answer = answering(status)
+    with pytest.raises(Unreadable, match=str(status)):
+        await http.sink.observe()
+
+
+async def test_why_a_listing_cannot_be_read_is_told(http: BehindHttp) -> None:
+    http.receiver.answer = answering(503)
+    with pytest.raises(Retryable, match="503"):
+        await http.sink.observe()
+    http.receiver.answer = answering(403)
+    with pytest.raises(Refused, match="compare the secret"):
+        await http.sink.observe()
+    http.receiver.answer = answering(200)
+    with pytest.raises(Refused, match="not a JSON object of items"):
+        await http.sink.observe()
+
+
+async def test_a_change_under_a_new_generation_is_another_request(http: BehindHttp) -> None:
+    """A repair must not look like a repetition to a receiver that answers each change once."""
+    await one(http.sink, change("b", item(), generation=1))
+    await one(http.sink, change("b", item(), item(), generation=2))
+    first, second = (headers["Idempotency-Key"] for _, headers, _ in http.receiver.requests)
+    assert first != second
+
+
 @pytest.mark.parametrize("url", ["", "ftp://x/", "http://", "cmdb.test/items", "http:///x"])
 async def test_an_unusable_address_is_refused_at_once(http: BehindHttp, clock: ManualClock, url: str) -> None:
     with pytest.raises(Refused, match="not an http or https address"):
-        Webhook(http.session, url, secret=SECRET, clock=clock)
+        Webhook(http.session, url, secret=SECRET, owner=OWNER, clock=clock)
 
 
 async def test_an_empty_secret_is_refused_at_once(http: BehindHttp, clock: ManualClock) -> None:
     with pytest.raises(Refused, match="secret"):
-        Webhook(http.session, "http://cmdb.test", secret="", clock=clock)
+        Webhook(http.session, "http://cmdb.test", secret="", owner=OWNER, clock=clock)

@@ -10,7 +10,7 @@ import pytest
 from mooring.core.errors import Fenced, Refused, Retryable
 from mooring.core.model import BindingId
 from mooring.core.sink import Done, NotPossible, RetryAfter
-from mooring.core.specs import ItemSpec, NameSpec, Spec
+from mooring.core.specs import ItemSpec, NameSpec, SharedNameSpec, Spec
 from mooring.dns.memory import MemoryServer
 from mooring.dns.naming import reverse_name
 from mooring.dns.ownership import marker_of
@@ -24,6 +24,7 @@ from tests.contract.dns_samples import (
     Lossy,
     change,
     emptied,
+    entries,
     one,
     put,
     seat,
@@ -74,7 +75,7 @@ async def test_a_seat_gets_its_address_pointer_and_marks(server: NameServer, sea
     assert await values(server, pointer, "PTR") == {spec.name}
     assert await values(server, marker_of(spec.name), "TXT") == {MARK}
     assert await values(server, marker_of(pointer), "TXT") == {MARK}
-    assert await seats.observe() == {spec.name: spec}
+    assert (await seats.observe()).shown == entries(spec)
 
 
 async def test_the_same_change_again_changes_nothing(server: NameServer, seats: SeatNames) -> None:
@@ -102,13 +103,13 @@ async def test_a_seat_may_move_to_another_family(server: NameServer, seats: Seat
     assert await values(server, new.name, "AAAA") == {"2001:db8::7"}
     assert await values(server, reverse_name(new.address), "PTR") == {new.name}
     assert await one(seats, change("b", None, new)) == Done()
-    assert await seats.observe() == {}
+    assert (await seats.observe()).shown == {}
 
 
 async def test_a_new_ttl_is_shown(server: NameServer, seats: SeatNames) -> None:
     await one(seats, change("b", seat(0, ttl=10)))
     assert await one(seats, change("b", seat(0, ttl=30), seat(0, ttl=10))) == Done()
-    assert (await seats.observe())[seat(0).name] == seat(0, ttl=30)
+    assert (await seats.observe()).shown[seat(0).name] == seat(0, ttl=30)
 
 
 async def test_a_removed_seat_leaves_nothing(server: NameServer, seats: SeatNames) -> None:
@@ -120,7 +121,7 @@ async def test_a_removed_seat_leaves_nothing(server: NameServer, seats: SeatName
         assert await values(server, name, "A") | await values(server, name, "TXT") == set()
     pointer = reverse_name(spec.address)
     assert await values(server, pointer, "PTR") | await values(server, marker_of(pointer), "TXT") == set()
-    assert await seats.observe() == {}
+    assert (await seats.observe()).shown == {}
 
 
 async def test_residue_of_a_crash_is_cleared(server: NameServer, seats: SeatNames) -> None:
@@ -130,7 +131,7 @@ async def test_residue_of_a_crash_is_cleared(server: NameServer, seats: SeatName
     restarted = seats_of(server)
     await restarted.prime({BindingId("b"): [applied, tried]})
     assert await one(restarted, change("b", seat(0, "10.64.7.7"), applied, tried)) == Done()
-    assert await restarted.observe() == {applied.name: seat(0, "10.64.7.7")}
+    assert (await restarted.observe()).shown == entries(seat(0, "10.64.7.7"))
     assert await values(server, reverse_name(tried.address), "PTR") == set()
     assert await values(server, reverse_name(applied.address), "PTR") == set()
 
@@ -166,7 +167,7 @@ async def test_another_moorings_name_is_named_with_its_owner(server: NameServer,
     assert isinstance(outcome, NotPossible)
     assert "site-b" in outcome.reason
     assert await one(seats, change("b", None)) == Done(changed=False)
-    assert await seats.observe() == {}
+    assert (await seats.observe()).shown == {}
 
 
 async def test_our_name_became_an_alias(server: NameServer, seats: SeatNames) -> None:
@@ -218,7 +219,7 @@ async def test_a_late_departure_spares_the_seats_next_owner(server: NameServer, 
     await one(seats, change("old", seat(0)))
     await one(seats, change("new", seat(0)))
     assert await one(seats, change("old", None, seat(0))) == Done(changed=False)
-    assert await seats.observe() == {seat(0).name: seat(0)}
+    assert (await seats.observe()).shown == entries(seat(0))
 
 
 async def test_an_address_that_changed_hands_keeps_its_new_pointer(
@@ -273,10 +274,10 @@ async def test_two_hundred_with_one_bad_one(server: NameServer, seats: SeatNames
     outcomes = await seats.apply(changes)
     assert [slot for slot, outcome in enumerate(outcomes) if outcome != Done()] == [77]
     assert isinstance(outcomes[77], NotPossible)
-    assert len(await seats.observe()) == 199
+    assert len((await seats.observe()).shown) == 2 * 199
     gone = await seats.apply([change(f"b{slot}", None, seat(slot)) for slot in range(200)])
     assert all(isinstance(outcome, Done) for outcome in gone)
-    assert await seats.observe() == {}
+    assert (await seats.observe()).shown == {}
 
 
 async def test_lanes_are_zones(seats: SeatNames) -> None:
@@ -307,7 +308,7 @@ async def test_two_share_a_name_and_one_leaves(server: NameServer, shared: Share
     first, second = share("10.64.0.1"), share("10.64.0.2")
     assert list(await shared.apply([change("a", first), change("b", second)])) == [Done(), Done()]
     assert await values(server, APP) == {"10.64.0.1", "10.64.0.2"}
-    assert set(await shared.observe()) == {f"{APP}/10.64.0.1", f"{APP}/10.64.0.2"}
+    assert set((await shared.observe()).shown) == {f"{APP}/10.64.0.1", f"{APP}/10.64.0.2"}
     assert await one(shared, change("a", None, first)) == Done()
     assert await values(server, APP) == {"10.64.0.2"}
     assert await values(server, marker_of(APP), "TXT") != set()
@@ -359,6 +360,65 @@ async def test_a_foreign_app_name_stays(server: NameServer, shared: SharedNames)
     assert await values(server, APP) == {"192.0.2.1"}
 
 
+# --- what really stands there -----------------------------------------------------------------------------
+
+
+async def test_strangers_are_seen_and_the_zones_own_records_are_not(
+    server: NameServer, seats: SeatNames, shared: SharedNames
+) -> None:
+    await one(seats, change("a", seat(0)))
+    await one(shared, change("a", share("10.64.0.1")))
+    assert (await seats.observe()).foreign == ()
+    await put(server, f"printer.{ZONE}", "A", "192.0.2.1")
+    await put(server, seat(0).name, "TXT", "hands off")
+    await put(server, "9.9.64.10.in-addr.arpa", "PTR", "elsewhere.example", zone=REVERSE_ZONE)
+    await one(seats_of(server, "site-b"), change("b", seat(7)))
+    pointer = reverse_name(seat(7).address)
+    assert set((await seats.observe()).foreign) == {
+        f"printer.{ZONE} A 192.0.2.1: not ours",
+        f"{seat(0).name} TXT hands off: not ours",
+        "9.9.64.10.in-addr.arpa PTR elsewhere.example: not ours",
+        f"{seat(7).name} A {seat(7).address}: belongs to another Mooring, owner site-b",
+        f"{pointer} PTR {seat(7).name}: belongs to another Mooring, owner site-b",
+    }
+    assert (await shared.observe()).foreign == (), "one of the two sinks tells it"
+    assert (await seats.observe()).shown == entries(seat(0))
+
+
+async def test_a_changed_record_is_seen_and_mended(server: NameServer, seats: SeatNames) -> None:
+    spec = seat(0)
+    await one(seats, change("a", spec))
+    await take(server, spec.name, "A", spec.address)
+    await put(server, spec.name, "A", "192.0.2.9")
+    pointer = reverse_name(spec.address)
+    await take(server, pointer, "PTR", spec.name, zone=REVERSE_ZONE)
+    shown = (await seats.observe()).shown
+    assert shown == {spec.name: NameSpec(spec.name, "192.0.2.9", 60)}
+    assert await one(seats, change("a", spec, spec)) == Done()
+    assert (await seats.observe()).shown == entries(spec)
+
+
+async def test_a_second_value_at_a_seats_name_is_a_fault(server: NameServer, seats: SeatNames) -> None:
+    spec = seat(0)
+    await one(seats, change("a", spec))
+    await put(server, spec.name, "A", "192.0.2.9")
+    seen = await seats.observe()
+    assert seen.faults == {spec.name: f"it shows {spec.address} and 192.0.2.9"}
+    assert await one(seats, change("a", spec, spec)) == Done()
+    assert await values(server, spec.name) == {spec.address}
+
+
+async def test_a_second_value_in_a_shared_name_is_seen_by_itself(
+    server: NameServer, shared: SharedNames
+) -> None:
+    await one(shared, change("a", share("10.64.0.1")))
+    await put(server, APP, "A", "192.0.2.9")
+    extra = SharedNameSpec(APP, "192.0.2.9", 60)
+    assert (await shared.observe()).shown[f"{APP}/192.0.2.9"] == extra
+    assert await one(shared, change("stale", None, extra)) == Done()
+    assert await values(server, APP) == {"10.64.0.1"}
+
+
 # --- epochs -----------------------------------------------------------------------------------------------
 
 
@@ -371,7 +431,7 @@ async def test_an_overtaken_daemon_cannot_write(server: NameServer) -> None:
         await old.apply([change("c", seat(2), epoch=4)])
     with pytest.raises(Fenced):
         await old.apply([change("a", None, seat(0), epoch=4)])
-    assert set(await new.observe()) == {seat(0).name, seat(1).name}
+    assert (await new.observe()).shown == entries(seat(0), seat(1))
     assert await new.newest_epoch() == 5
     assert await seats_of(server, "site-b").newest_epoch() == 0
 
@@ -384,7 +444,7 @@ async def test_an_overtaken_daemon_cannot_write(server: NameServer) -> None:
 async def test_a_lost_answer_is_read_back(server: NameServer, lost: int, delivered: bool) -> None:
     sink = seats_of(Lossy(server, lost=lost, delivered=delivered))
     assert isinstance(await one(sink, change("b", seat(0))), Done)
-    assert await sink.observe() == {seat(0).name: seat(0)}
+    assert (await sink.observe()).shown == entries(seat(0))
 
 
 async def test_a_server_that_keeps_silent_is_tried_again_later(server: NameServer) -> None:

@@ -7,7 +7,9 @@ module itself.
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from hashlib import sha256
 from typing import Any, Protocol
 
@@ -42,6 +44,8 @@ class Bench(Protocol):
 
     def forget_epoch(self) -> None: ...
 
+    def stranger(self, address: str) -> AbstractContextManager[str]: ...
+
 
 class InMemory:
     def __init__(self) -> None:
@@ -62,7 +66,13 @@ class InMemory:
         return self.world.hosts[HOST].containers[task].files[path]
 
     def forget_epoch(self) -> None:
-        self.world.hosts[HOST].epoch = 0
+        self.world.hosts[HOST].epoch = self.world.hosts[HOST].sequence = 0
+
+    @contextmanager
+    def stranger(self, address: str) -> Iterator[str]:
+        self.world.strangers[address] = "0e:00:00:00:00:01"
+        yield self.world.strangers[address]
+        del self.world.strangers[address]
 
 
 class OnRealSwitch:
@@ -88,6 +98,9 @@ class OnRealSwitch:
 
     def forget_epoch(self) -> None:
         self._rig.vsctl("clear", "Bridge", BRIDGE, "external_ids")
+
+    def stranger(self, address: str) -> AbstractContextManager[str]:
+        return self._rig.stranger(address)
 
 
 @pytest.fixture(scope="module")
@@ -348,6 +361,89 @@ async def test_observe_raises_the_fence_on_request(bench: Bench) -> None:
     assert (newest_epoch(report), report["changed"]) == (9, True)
     assert not (await bench.do(fence, epoch=9))[0]["changed"]
     assert (await bench.do(fence, epoch=8))[0]["status"] == "refused"
+
+
+async def test_an_address_on_which_a_stranger_answers_is_not_attached(bench: Bench) -> None:
+    tasks = [task_of(next(_numbers)) for _ in range(2)]
+    for task in tasks:
+        bench.start(task)
+    taken, free = (order(task, detect=True) for task in tasks)
+    with bench.stranger(taken["address"]) as mac:
+        conflict, attached = await bench.do(taken, free)
+    assert (*verdict(conflict), conflict["answered_by"]) == ("conflict", False, [mac])
+    assert taken["address"] in conflict["reason"]
+    assert mac in conflict["reason"]
+    assert await ports(bench, taken["address"]) == []
+    assert verdict(attached) == ("done", True)
+    assert verdict((await bench.do(taken))[0]) == ("done", True)
+
+
+async def test_a_stranger_is_only_looked_for_when_asked(bench: Bench) -> None:
+    task = task_of(next(_numbers))
+    bench.start(task)
+    asked = order(task, detect=False)
+    with bench.stranger(asked["address"]):
+        assert verdict((await bench.do(asked))[0]) == ("done", True)
+
+
+async def test_ones_own_port_is_no_conflict(bench: Bench) -> None:
+    asked, port = await attached(bench, detect=True)
+    [again] = await bench.do({**asked, "vlan": None})
+    assert (*verdict(again), again["port"]) == ("done", False, port)
+
+
+async def test_a_container_that_starts_anew_meets_no_conflict_with_its_predecessor(bench: Bench) -> None:
+    asked, port = await attached(bench, detect=True)
+    successor = task_of(next(_numbers))
+    bench.start(successor)
+    [answer] = await bench.do({**asked, "task_id": successor})
+    assert (*verdict(answer), answer["removed"]) == ("done", True, [port])
+
+
+async def test_a_living_port_of_another_instance_answers_and_stays(bench: Bench) -> None:
+    asked, port = await attached(bench)
+    task = task_of(next(_numbers))
+    bench.start(task)
+    newcomer = {**asked, "task_id": task, "instance": f"of.{task}", "detect": True}
+    [answer] = await bench.do(newcomer)
+    assert verdict(answer) == ("conflict", False)
+    assert answer["answered_by"] == ["02:00:" + bytes(map(int, asked["address"].split("."))).hex(":")]
+    assert [seen["port"] for seen in await ports(bench, asked["address"])] == [port]
+    bench.kill(asked["task_id"])
+    deadline = time.monotonic() + 10
+    # Whoever repeats the announcement of a new address keeps the namespace, which answers, for a second.
+    while answer["status"] == "conflict":
+        assert time.monotonic() < deadline, answer
+        [answer] = await bench.do(newcomer)
+    assert (*verdict(answer), answer["removed"]) == ("done", True, [port])
+
+
+async def test_a_late_call_of_the_same_epoch_is_turned_away_and_changes_nothing(bench: Bench) -> None:
+    asked, _ = await attached(bench)
+    assert verdict((await bench.do({**removal(asked), "sequence": 8}))[0]) == ("done", True)
+    for late in ({**asked, "sequence": 7}, {**removal(asked), "sequence": 7}):
+        [answer] = await bench.do(late)
+        assert verdict(answer) == ("retry", False)
+        assert "call 7 is late" in answer["reason"]
+    assert await ports(bench, asked["address"]) == []
+    assert verdict((await bench.do({**asked, "sequence": 8}))[0]) == ("done", True)
+
+
+async def test_what_finds_nothing_to_change_leaves_its_number_too(bench: Bench) -> None:
+    asked, _ = await attached(bench)
+    assert verdict((await bench.do({**asked, "sequence": 5}))[0]) == ("done", False)
+    assert "late" in (await bench.do({**removal(asked), "sequence": 4}))[0]["reason"]
+    nothing = removal(order("none"))
+    assert verdict((await bench.do({**nothing, "sequence": 6}))[0]) == ("done", False)
+    assert "late" in (await bench.do({**asked, "sequence": 5}))[0]["reason"]
+
+
+async def test_a_higher_epoch_counts_its_calls_from_the_start(bench: Bench) -> None:
+    asked, _ = await attached(bench)
+    await bench.do({**asked, "sequence": 50}, epoch=2)
+    assert verdict((await bench.do({**removal(asked), "sequence": 1}, epoch=3))[0]) == ("done", True)
+    assert (await bench.do({**asked, "sequence": 51}, epoch=2))[0]["status"] == "refused"
+    assert verdict((await bench.do({**asked, "sequence": 2}, epoch=3))[0]) == ("done", True)
 
 
 async def test_a_probe_asks_the_containers_own_address(bench: Bench) -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from mooring.controller.store.memory import MemoryStore
-from mooring.controller.store.runners import Runner, ThreadRunner, inline
+from mooring.controller.store.runners import inline
 from mooring.controller.store.sqlite import SqliteStore
 from mooring.core.errors import Fenced, LeaseConflict, Refused
 from mooring.core.model import (
@@ -37,9 +36,9 @@ from mooring.core.specs import (
     Spec,
 )
 from mooring.core.store import (
-    Contents,
     DropBinding,
     DropLease,
+    HistoryQuery,
     Note,
     PutBinding,
     PutFlag,
@@ -49,66 +48,15 @@ from mooring.core.store import (
     Store,
     Write,
 )
-from tests.contract.store_samples import APP, HOST, POOL, binding, item, lease
+from tests.contract.store_benches import Bench
+from tests.contract.store_samples import APP, HOST, POOL, binding, contents, item, lease
 
-
-@dataclass
-class Bench:
-    """A store under test, and what happens to it from outside."""
-
-    store: Store
-    reopen: Callable[[], Awaitable[Contents]]  # as a new daemon would, after the old one is gone
-    overtake: Callable[[Epoch], None]  # another daemon takes that epoch
-
-
-@pytest.fixture(params=["memory", "sqlite", "sqlite-thread"])
-async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
-    if request.param == "memory":
-        yield in_memory()
-        return
-    runner: Runner = ThreadRunner() if request.param == "sqlite-thread" else inline
-    bench = in_file(tmp_path / "store.db", runner)
-    yield bench
-    await bench.store.close()
-    if isinstance(runner, ThreadRunner):
-        runner.close()
-
-
-def in_memory() -> Bench:
-    memory = MemoryStore()
-
-    async def reopen() -> Contents:
-        await memory.close()
-        return await memory.open()
-
-    return Bench(memory, reopen, lambda epoch: setattr(memory.tables, "epoch", epoch))
-
-
-def in_file(path: Path, runner: Runner) -> Bench:
-    async def reopen() -> Contents:
-        await made.store.close()
-        made.store = SqliteStore(path, runner)
-        return await made.store.open()
-
-    made = Bench(SqliteStore(path, runner), reopen, lambda epoch: overtake(path, epoch))
-    return made
-
-
-def overtake(path: Path, epoch: Epoch) -> None:
-    with sqlite3.connect(path) as rival:
-        rival.execute("UPDATE epoch SET value = ?", (epoch,))
-    rival.close()
-
-
-@pytest.fixture
-async def store(bench: Bench) -> Store:
-    await bench.store.open()
-    await bench.store.begin(Epoch(1))
-    return bench.store
+EVERYTHING = HistoryQuery(limit=1000)
 
 
 async def test_a_new_store_is_empty_and_fresh(bench: Bench) -> None:
-    assert await bench.store.open() == Contents([], [], {}, Epoch(0), fresh=True)
+    assert await bench.store.open() == contents(fresh=True, created=True)
+    assert await bench.reopen() == contents(fresh=True)
 
 
 async def test_it_stays_fresh_until_something_is_stored(bench: Bench, store: Store) -> None:
@@ -138,7 +86,7 @@ async def test_everything_comes_back(bench: Bench, store: Store) -> None:
     unleased = binding("web.2", sinks={SinkName("name"): SinkState(None, specs[2], tuple(specs[:2]), 9)})
     await store.commit([PutBinding(full), PutBinding(unleased), PutFlag("pause", "all")])
     await store.commit([PutLease(each, None) for each in states])
-    assert await bench.reopen() == Contents([full, unleased], states, {"pause": "all"}, Epoch(1))
+    assert await bench.reopen() == contents([full, unleased], states, {"pause": "all"}, Epoch(1))
 
 
 async def test_a_binding_is_replaced_whole(bench: Bench, store: Store) -> None:
@@ -221,9 +169,9 @@ async def test_a_conflict_leaves_no_trace_of_its_transaction(
                 refused,
             ]
         )
-    assert await store.history() == []
+    assert await store.history(HistoryQuery()) == []
     assert [row.retired_at for row in await store.ledger(live_only=False)] == [None]
-    assert await bench.reopen() == Contents([binding()], kept, {"pause": "all"}, Epoch(1))
+    assert await bench.reopen() == contents([binding()], kept, {"pause": "all"}, Epoch(1))
 
 
 async def test_a_freed_seat_and_address_can_be_given_again_at_once(bench: Bench, store: Store) -> None:
@@ -249,7 +197,7 @@ async def test_concurrent_commits_stand_or_fall_alone(bench: Bench, store: Store
     results = await asyncio.gather(*given, return_exceptions=True)
     assert results[1::2] == [None] * 20
     assert [type(result) for result in results[::2]].count(LeaseConflict) == 19
-    assert len(await store.history()) == 1
+    assert len(await store.history(HistoryQuery())) == 1
     assert len((await bench.reopen()).leases) == 21
 
 
@@ -276,10 +224,19 @@ async def test_an_older_epoch_is_fenced_whole(bench: Bench, store: Store) -> Non
         await store.commit([PutFlag("mine", "2")])
     with pytest.raises(Fenced):
         await store.begin(Epoch(2))
-    assert await bench.reopen() == Contents([], [], {"mine": "1"}, Epoch(2), fresh=True)
+    assert await bench.reopen() == contents(flags={"mine": "1"}, epoch=Epoch(2), fresh=True)
     await bench.store.begin(Epoch(3))
     await bench.store.commit([PutFlag("mine", "3")])
     assert (await bench.reopen()).flags == {"mine": "3"}
+
+
+async def test_a_daemon_whose_reading_is_outdated_may_not_begin(bench: Bench, store: Store) -> None:
+    await bench.reopen()
+    bench.overtake(Epoch(2))
+    with pytest.raises(Fenced, match="after this daemon had read it"):
+        await bench.store.begin(Epoch(3))
+    await bench.reopen()
+    await bench.store.begin(Epoch(3))
 
 
 async def test_nothing_is_written_without_an_epoch(bench: Bench) -> None:
@@ -313,19 +270,19 @@ async def test_the_ledger_remembers_when_items_lived(store: Store) -> None:
 
 async def test_history_is_newest_first_and_can_be_asked_by_address(bench: Bench, store: Store) -> None:
     notes = [
-        Note(float(n), "bound", "why", f"10.0.0.{n % 2}", APP, n, InstanceId("i"), HOST) for n in range(6)
+        Note(float(n), "bound", "why", f"10.0.0.{n % 2}", APP, n, InstanceId("i"), HOST, POOL, 12, n, epoch=1)
+        for n in range(6)
     ]
-    await store.commit(notes[:3])
+    await store.commit([msgspec.structs.replace(note, epoch=None) for note in notes[:3]])
     await store.commit([*notes[3:], Note(9.0, "started", "no address")])
-    assert [note.at for note in await store.history(limit=3)] == [9.0, 5.0, 4.0]
-    assert await store.history("10.0.0.1") == [notes[5], notes[3], notes[1]]
-    assert await store.history("10.0.0.77") == []
+    assert [note.at for note in await store.history(HistoryQuery(limit=3))] == [9.0, 5.0, 4.0]
+    assert await store.history(HistoryQuery("10.0.0.1")) == [notes[5], notes[3], notes[1]]
+    assert await store.history(HistoryQuery("10.0.0.77")) == []
 
 
 async def test_a_second_daemon_is_refused_until_the_first_is_gone(bench: Bench, store: Store) -> None:
-    second = SqliteStore(store._path, inline) if isinstance(store, SqliteStore) else store
     with pytest.raises(Refused, match="in use"):
-        await second.open()
+        await bench.make().open()
     await store.commit([PutFlag("still", "writes")])
     assert (await bench.reopen()).flags == {"still": "writes"}
 
@@ -336,7 +293,7 @@ async def test_a_closed_store_says_so(bench: Bench, store: Store) -> None:
     with pytest.raises(Refused, match="not open"):
         await store.commit([PutFlag("a", "1")])
     with pytest.raises(Refused, match="not open"):
-        await store.history()
+        await store.history(HistoryQuery())
 
 
 async def test_the_twin_can_begin_with_what_a_file_holds(tmp_path: Path) -> None:
@@ -345,10 +302,10 @@ async def test_the_twin_can_begin_with_what_a_file_holds(tmp_path: Path) -> None
     await file.begin(Epoch(5))
     await file.commit([PutLease(lease(), None), PutBinding(binding())])
     await file.close()
-    contents = await file.open()
+    found = await file.open()
     await file.close()
-    twin = MemoryStore(contents)
-    assert await twin.open() == contents
+    twin = MemoryStore(found)
+    assert await twin.open() == found
     with pytest.raises(Fenced):
         await twin.begin(Epoch(5))
     await twin.begin(Epoch(6))

@@ -16,12 +16,14 @@ from pathlib import Path
 import pytest
 
 from mooring.controller.store.runners import inline
-from mooring.controller.store.schema import RUNGS
+from mooring.controller.store.schema import APPLICATION_ID, RUNGS
 from mooring.controller.store.sqlite import SqliteStore
-from mooring.core.errors import Refused, StoreBusy
+from mooring.core.errors import LeaseConflict, Refused, StoreBusy
 from mooring.core.model import (
     BindingId,
     Epoch,
+    LeaseState,
+    PoolSpec,
     SinkName,
     SinkState,
 )
@@ -29,14 +31,15 @@ from mooring.core.specs import (
     NameSpec,
 )
 from mooring.core.store import (
-    Contents,
+    HistoryQuery,
     Note,
     PutBinding,
     PutFlag,
     PutLease,
+    PutPool,
     Write,
 )
-from tests.contract.store_samples import binding, lease
+from tests.contract.store_samples import APP, POOL, binding, contents, lease
 
 
 async def opened(path: Path) -> SqliteStore:
@@ -160,20 +163,132 @@ async def test_a_value_that_fits_no_column_spoils_only_its_own_commit(tmp_path: 
     await store.close()
 
 
-async def test_a_backup_is_a_store_and_replaces_the_older_one(tmp_path: Path) -> None:
-    store = await opened(tmp_path / "store.db")
-    copy = tmp_path / "backup.db"
-    for slot in (0, 1):
-        await store.commit([PutLease(lease(f"10.0.0.{slot + 2}", slot), None)])
-        await store.backup(copy)
-    await store.commit([PutFlag("later", "1")])
-    assert copy.stat().st_mode & 0o777 == 0o600
-    restored = SqliteStore(copy, inline)
-    assert await restored.open() == Contents([], [lease(), lease("10.0.0.3", 1)], {}, Epoch(1))
-    with pytest.raises(Refused, match=r"gone/b\.db failed"):
-        await store.backup(tmp_path / "gone" / "b.db")
-    await restored.close()
+async def test_an_empty_file_is_a_lost_store_and_not_a_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    path.touch()
+    with pytest.raises(Refused, match=r"the file is empty.*restore a backup"):
+        await SqliteStore(path, inline).open()
+    assert path.stat().st_size == 0
+
+
+async def torn(path: Path) -> None:
+    """A store whose daemon was killed: what was committed last stands in the journal only."""
+    with writer(path, "run") as child:
+        assert child.stdout is not None
+        while child.stdout.readline() != "20\n":
+            pass
+        child.send_signal(signal.SIGKILL)
+
+
+async def test_a_journal_that_was_lost_is_found_out(tmp_path: Path) -> None:
+    path, journal = tmp_path / "store.db", tmp_path / "store.db-wal"
+    await torn(path)
+    kept = journal.rename(tmp_path / "kept")
+    for _ in range(2):
+        with pytest.raises(Refused, match=r"its journal .*store\.db-wal is missing.*restore a backup"):
+            await SqliteStore(path, inline).open()
+    kept.rename(journal)
+    assert await whole(path) >= 21
+
+
+async def test_a_journal_without_its_file_is_not_taken_for_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    await torn(path)
+    path.unlink()
+    with pytest.raises(Refused, match="only its journal"):
+        await SqliteStore(path, inline).open()
+    assert not path.exists()
+
+
+async def test_after_a_refused_start_the_right_release_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    await torn(path)
+    with sqlite3.connect(path) as db:
+        db.execute(f"PRAGMA user_version = {len(RUNGS) + 1}")
+        with pytest.raises(Refused, match="this release knows"):
+            await SqliteStore(path, inline).open()
+        db.execute(f"PRAGMA user_version = {len(RUNGS)}")
+    db.close()
+    assert await whole(path) >= 21
+
+
+async def test_a_store_that_is_gone_is_made_anew_and_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    await torn(path)
+    for name in ("store.db", "store.db-wal", "store.db-shm"):
+        (tmp_path / name).unlink()
+    store = SqliteStore(path, inline)
+    found = await store.open()
+    assert (found.created, found.fresh) == (True, True)
     await store.close()
+    assert not (await store.open()).created
+    await store.close()
+
+
+async def test_a_start_that_was_cut_off_leaves_no_half_made_file(tmp_path: Path) -> None:
+    (tmp_path / "store.db.new").write_bytes(b"half")
+    store = SqliteStore(tmp_path / "store.db", inline)
+    assert (await store.open()).created
+    await store.close()
+    assert not (tmp_path / "store.db.new").exists()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to become somebody who may not write")
+async def test_a_directory_that_may_not_be_written_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(Refused, match=r"store\.db cannot be opened \(Permission denied\): its directory"):
+            await SqliteStore(tmp_path / "store.db", inline).open()
+    finally:
+        os.seteuid(0)
+
+
+async def test_a_file_of_the_first_version_climbs_with_all_it_holds(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    first_version(path)
+    store = SqliteStore(path, inline)
+    found = await store.open()
+    state = SinkState(NameSpec("a", "b", 1), None, (), 2)
+    assert found == contents(
+        [binding(slot=0, address="10.0.0.2", pool=POOL, sinks={SinkName("name"): state})],
+        [lease(), lease("10.0.0.3", None, 4, state=LeaseState.COOLING, until=9.5)],
+        {"paused:*": "1"},
+        Epoch(7),
+    )
+    assert await store.history(HistoryQuery()) == [Note(1.5, "bound", "why", "10.0.0.2", APP, 0)]
+    assert [(row.item.key, row.since) for row in await store.ledger()] == [("/shop/web/0", 3.0)]
+    await store.begin(Epoch(8))
+    await store.commit([PutLease(lease(generation=2, note="new"), 1), PutPool(PoolSpec(POOL, "10.0.0.0/24"))])
+    with pytest.raises(LeaseConflict):  # the constraints came along
+        await store.commit([PutLease(lease("10.0.0.9"), None)])
+    await store.close()
+    assert (await store.open()).pools == [PoolSpec(POOL, "10.0.0.0/24")]
+    await store.close()
+
+
+def first_version(path: Path) -> None:
+    """What the first release would have left."""
+    db = sqlite3.connect(path)
+    db.executescript(f"""
+        {RUNGS[0]}
+        PRAGMA application_id = {APPLICATION_ID};
+        PRAGMA user_version = 1;
+        UPDATE epoch SET value = 7;
+        INSERT INTO bindings VALUES
+            ('web.1', '/shop/web', 'web.1', 1, 'web.1._app.1', 'agent-1', 0, '10.0.0.2', 'shop', 0);
+        INSERT INTO sink_states VALUES
+            ('web.1', 'name', '{{"type": "name", "name": "a", "address": "b", "ttl": 1}}', NULL, '[]', 2);
+        INSERT INTO leases VALUES
+            ('10.0.0.3', 'shop', 'cooling', '/shop/web', NULL, 'web.1', 'agent-1', 4, 1000.5, 9.5),
+            ('10.0.0.2', 'shop', 'bound', '/shop/web', 0, 'web.1', 'agent-1', 1, 1000.5, NULL);
+        INSERT INTO history (at, event, reason, address, app, slot)
+            VALUES (1.5, 'bound', 'why', '10.0.0.2', '/shop/web', 0);
+        INSERT INTO flags VALUES ('paused:*', '1');
+        INSERT INTO ledger VALUES ('/shop/web/0', '{{"type": "item", "key": "/shop/web/0", "app": "/shop/web",
+            "instance": "web.1", "task": "t", "host": "h", "status": "live"}}', 3.0, NULL);
+    """)
+    db.close()
 
 
 async def write_on(path: Path, stall: bool) -> None:
@@ -212,7 +327,7 @@ async def whole(path: Path) -> int:
     """How many transactions are there, each of them whole."""
     store = SqliteStore(path, inline)
     contents = await store.open()
-    notes = await store.history(limit=1_000_000)
+    notes = await store.history(HistoryQuery(limit=1_000_000))
     await store.close()
     count = len(contents.bindings)
     assert [each.slot for each in sorted(contents.leases, key=lambda one: one.slot or 0)] == list(

@@ -9,6 +9,7 @@ even that fails, the lab is made anew so that one broken test does not drag the 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator, Generator, Sequence
@@ -23,9 +24,11 @@ from mooring.lab.handle import LabHandle
 from mooring.lab.plan import DEFAULT_PARENT, LabError, LabPlan
 from mooring.lab.proofs import eventually
 from mooring.lab.sample import Operator
+from tests.e2e.evidence import metric
 
 HERE = Path(__file__).parent
-PLAN = LabPlan("test", DEFAULT_PARENT / "test", 26000)
+NAME = os.environ.get("MOORING_TEST_LAB", "test")  # another name and base: a second run beside the first
+PLAN = LabPlan(NAME, DEFAULT_PARENT / NAME, int(os.environ.get("MOORING_TEST_PORT_BASE", "26000")))
 CLEAN_WITHIN_S = 90.0
 _LOG_TAIL = 60  # lines
 _ENDS_WITHIN_S = 5.0
@@ -119,6 +122,12 @@ async def restored(plan: LabPlan, handle: LabHandle, operator: Operator) -> None
         if supervise.pid_of(plan, part.name) is None:
             await supervise.start(plan, part)
     await background.start(plan)
+    if any("mooring rebuild" in reason for reason in (await background.status(plan))["readiness"]):
+        await background.command(plan, "rebuild", "--yes", timeout_s=180.0)
+    if await metric(plan, "mooring_hosts", state="fenced"):
+        for host in json.loads((await background.command(plan, "hosts", "--json"))[1]):
+            if host["state"] == "fenced":
+                await background.command(plan, "hosts", "unfence", host["host"])
     for app in (await background.status(plan))["overview"]["paused"]:
         await background.command(plan, "resume", *([] if app == "*" else [app]))
 

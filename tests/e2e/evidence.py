@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence, Set
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,11 +24,12 @@ from mooring.core.readmodel import InstanceRow, Phase, Status
 from mooring.lab import supervise
 from mooring.lab.handle import LabHandle
 from mooring.lab.plan import LabError, LabPlan
-from mooring.lab.proofs import Proof, eventually, proven
+from mooring.lab.proofs import Proof, eventually, proven, server_states
+from mooring.lab.remains import nginx_addresses, zone_records
 from mooring.lab.sample import Operator
 
 DEADLINE_S = 90.0
-_LOOK_EVERY_S = 0.5
+_LOOK_EVERY_S = 0.2
 _BELIEVED_WITHIN_S = 30.0
 
 Holders = Mapping[str, frozenset[str]]
@@ -38,35 +39,35 @@ Holders = Mapping[str, frozenset[str]]
 
 
 async def container_addresses(handle: LabHandle) -> dict[str, list[str]]:
-    """Every running container's own addresses, without prefix, by task id."""
-    running = [container for container in await handle.containers() if container.state == "running"]
+    """Every running container's own addresses, without prefix, by task id: `ip addr` inside it."""
     found: dict[str, list[str]] = {}
-    for container in running:
+    for task, pid in (await handle.running_pids()).items():
         with suppress(LabError, ValueError):  # it ended while we asked
-            told = await handle.container_addresses(container.task_id)
-            found[container.task_id] = [address.partition("/")[0] for address in told]
+            found[task] = [address.partition("/")[0] for address in await handle.addresses_of(pid)]
     return found
 
 
 async def switch_ports(handle: LabHandle) -> list[dict[str, str]]:
     """Every port that carries our mark, on every agent: its name, host and marks."""
+    agents = [agent.hostname for agent in handle.plan.agents]
+    found = await asyncio.gather(*(handle.ovs_marks(agent) for agent in agents))
     return [
-        {"name": port["name"], "host": agent.hostname, **marks}
-        for agent in handle.plan.agents
-        for port in await handle.ovs_ports(agent.hostname)
-        if (marks := port.get("external_ids") or {})
+        {"name": name, "host": agent, **marks}
+        for agent, ports in zip(agents, found, strict=True)
+        for name, marks in ports.items()
     ]
 
 
-async def holders(handle: LabHandle) -> tuple[Holders, Holders]:
-    """Who has each address: containers by task id, and switch ports by host and name."""
+async def holders(handle: LabHandle, dead: str = "") -> tuple[Holders, Holders]:
+    """Who has each address: containers by task id, and switch ports by host and name, but not of `dead`."""
     inside: dict[str, set[str]] = {}
-    for task, addresses in (await container_addresses(handle)).items():
+    for task, addresses in (await handle.answered_addresses()).items():
         for address in addresses:
             inside.setdefault(address, set()).add(task)
     plugged: dict[str, set[str]] = {}
     for port in await switch_ports(handle):
-        plugged.setdefault(port["mooring-address"], set()).add(f"{port['host']} {port['name']}")
+        if port["host"] != dead:
+            plugged.setdefault(port["mooring-address"], set()).add(f"{port['host']} {port['name']}")
     return _frozen(inside), _frozen(plugged)
 
 
@@ -74,12 +75,15 @@ def _frozen(found: Mapping[str, set[str]]) -> Holders:
     return {address: frozenset(hands) for address, hands in found.items()}
 
 
-async def in_two_hands(handle: LabHandle) -> list[str]:
-    """The addresses that two containers, or two switch ports, have at the same time; empty is right."""
-    first = await holders(handle)
+async def in_two_hands(handle: LabHandle, dead: str = "") -> list[str]:
+    """The addresses that two containers, or two switch ports, have at the same time; empty is right.
+
+    The switch of a host without power (`dead`) is not asked.
+    """
+    first = await holders(handle, dead)
     if not any(len(hands) > 1 for kind in first for hands in kind.values()):
         return []
-    second = await holders(handle)
+    second = await holders(handle, dead)
     return [
         f"{address}: {sorted(both)}"
         for before, after in zip(first, second, strict=True)
@@ -97,23 +101,30 @@ class Watching:
 
 
 @asynccontextmanager
-async def watched_addresses(handle: LabHandle) -> AsyncIterator[Watching]:
+async def beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run this meanwhile; its failure is raised at the end."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+@asynccontextmanager
+async def watched_addresses(handle: LabHandle, dead: str = "") -> AsyncIterator[Watching]:
     """Look for addresses in two hands again and again; fails at the end if one was ever seen."""
     seen = Watching()
-    looking = asyncio.create_task(_look(handle, seen))
-    try:
+    async with beside(_look(handle, seen, dead)):
         yield seen
-    finally:
-        looking.cancel()
-        with suppress(asyncio.CancelledError):
-            await looking
     assert seen.looks > 0
     assert seen.findings == []
 
 
-async def _look(handle: LabHandle, seen: Watching) -> None:
+async def _look(handle: LabHandle, seen: Watching, dead: str) -> None:
     while True:
-        seen.findings += await in_two_hands(handle)
+        seen.findings += await in_two_hands(handle, dead)
         seen.looks += 1
         await asyncio.sleep(_LOOK_EVERY_S)
 
@@ -171,6 +182,20 @@ async def _one_hand_each(handle: LabHandle, proofs: Sequence[Proof]) -> tuple[No
     if inside != expected:
         return None, f"containers have {_shown(inside)} instead of {_shown(expected)}"
     return None, ""
+
+
+async def traces_besides(handle: LabHandle, proofs: Sequence[Proof]) -> tuple[None, str]:
+    """What is left anywhere of any address that is none of these; the switches are `agreed`'s business."""
+    addresses = {proof.address for proof in proofs}
+    items = (await handle.cmdb_items()).values()
+    found = {
+        "names": {line.split()[-1] for line in await zone_records(handle) if line.split()[3] == "A"},
+        "haproxy": {one for one, told in (await server_states(handle)).items() if told in ("UP", "DRAIN")},
+        "nginx": set(nginx_addresses(handle)),
+        "items": {item["address"] for item in items if item.get("status") in ("live", "down")},
+    }
+    left = {place: sorted(there - addresses) for place, there in found.items() if there - addresses}
+    return None, f"traces of others are left: {left}" if left else ""
 
 
 def _shown(found: Counter[tuple[str, str, str]]) -> list[str]:

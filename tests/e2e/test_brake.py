@@ -14,7 +14,7 @@ import asyncio
 import os
 import tomllib
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -25,12 +25,21 @@ from mooring.lab.plan import REVERSE_ZONES, ZONE, LabPlan
 from mooring.lab.proofs import Proof, eventually, server_states
 from mooring.lab.remains import marked_addresses, nginx_addresses, nothing_left, zone_records
 from mooring.lab.sample import Operator, app
-from tests.e2e.evidence import DEADLINE_S, agreed, container_addresses, log_lines, log_size, metric, status
+from tests.e2e.evidence import (
+    DEADLINE_S,
+    agreed,
+    beside,
+    container_addresses,
+    log_lines,
+    log_size,
+    metric,
+    status,
+)
 
 API, DB, WEB, JOBS = "/shop/api", "/shop/db", "/shop/web", "/yard/jobs"
 FLEET = {API: 4, DB: 3, WEB: 5, JOBS: 3}  # a half listing lacks DB and JOBS; JOBS alone would not be braked
 RESTING = ("/yard/ready", "/yard/spare")  # scaled to zero; a half listing lacks the second
-BACKOFF_S = 4.0  # of JOBS: time enough to let go what ended, before it comes again
+BACKOFF_S = 8.0  # of JOBS: time enough to let go what ended, before it comes again
 REPEATS = 4  # snapshots that say the same
 LOOK_EVERY_S = 0.1
 REGISTERED = {"eventType": "scheduler_reregistered_event", "master": {"hostname": "lab"}}
@@ -109,18 +118,6 @@ async def untouched(handle: LabHandle) -> AsyncIterator[None]:
     assert await traces(handle) == before
     assert len(seen) > REPEATS
     assert [states for states in seen if states != before["servers"]] == []
-
-
-@asynccontextmanager
-async def beside(work: Any) -> AsyncIterator[None]:
-    """Run this meanwhile; its failure is raised at the end."""
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
 
 # -- how Marathon is made to lie

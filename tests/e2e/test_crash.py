@@ -10,25 +10,34 @@ import os
 import random
 import signal
 import time
+from collections.abc import Awaitable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from mooring.lab import background, supervise
 from mooring.lab.handle import LabHandle
-from mooring.lab.plan import LabPlan
+from mooring.lab.plan import LabError, LabPlan
 from mooring.lab.proofs import Proof, eventually
 from mooring.lab.sample import DB, WEB, Operator, app, sample_apps
+from tests.e2e.churn import Churn, counted
 from tests.e2e.evidence import (
     DEADLINE_S,
     agreed,
+    beside,
     metric,
     status,
     switch_ports,
+    traces_besides,
     watched_addresses,
 )
 
 SIDE, LATE = "/shop/side", "/shop/late"
 FLIGHT = b"MOORING_FLIGHT="
+KILLS, TRANSITIONS = 20, 200
+LONGEST_LIFE_S = 4.0  # of a daemon that is killed
 GRACE_S = 25.0  # the daemon lets walks end for 20 s after SIGTERM
 
 
@@ -91,28 +100,70 @@ async def files_tell(proofs: list[Proof]) -> set[str]:
     return {(proof.file or "").strip() for proof in proofs if proof.app == WEB}
 
 
-async def test_kill_at_random_moments(plan: LabPlan, handle: LabHandle, operator: Operator) -> None:
-    async with watched_addresses(handle):
-        for definition in sample_apps():
-            await operator.deploy(definition)
-        await killed_within(plan, 3.0)
-        await agreed(handle, operator, [(DB, 1), (WEB, 3)])
-        await operator.scale(WEB, 5)
-        await killed_within(plan, 2.0)
-        await agreed(handle, operator, [(DB, 1), (WEB, 5)])
+@pytest.mark.timeout(600)
+async def test_killed_at_twenty_random_moments_of_a_churn(
+    plan: LabPlan, handle: LabHandle, operator: Operator
+) -> None:
+    seed = int(os.environ.get("MOORING_TEST_SEED") or random.randrange(10**6))
+    print(f"MOORING_TEST_SEED={seed}")
+    churn = Churn(handle, operator, random.Random(seed))
+    async with watched_addresses(handle) as watching, counted(plan) as containers:
+        await churn.begin()
+        deaths = Deaths(plan, random.Random(seed + 1))
+        async with asyncio.TaskGroup() as both:
+            both.create_task(deaths.happen())
+            both.create_task(churn.go_on(TRANSITIONS, share=lambda: (deaths.count + 1) / KILLS))
+        served = agreed(handle, operator, sorted(churn.wanted.items()), deadline_s=180.0)
+        proofs = await as_marathon_lists(plan, served)
+    print(f"{churn.transitions} transitions, {containers}, {watching.looks} looks")
+    assert containers.started + containers.ended >= TRANSITIONS
+    assert watching.looks >= KILLS
+    await eventually(lambda: traces_besides(handle, proofs), DEADLINE_S)
     await eventually(lambda: settled(plan), DEADLINE_S)
-    proofs = await agreed(handle, operator, [(DB, 1), (WEB, 5)])
-    db = next(proof for proof in proofs if proof.app == DB)
-    assert await files_tell(proofs) == {f"db {db.address} 5432"}
+    await eventually(lambda: bound_exactly(plan, {proof.address for proof in proofs}), DEADLINE_S)
+    assert {(proof.app, proof.task, proof.address) for proof in proofs} == {
+        (proof.app, proof.task, proof.address)
+        for proof in await agreed(handle, operator, sorted(churn.wanted.items()))
+    }
 
 
-async def killed_within(plan: LabPlan, longest_s: float) -> None:
-    """Kill the daemon at a moment that nobody chose, and start it again."""
-    delay_s = random.uniform(0.0, longest_s)
-    print(f"killed after {delay_s:.3f} s")
-    await asyncio.sleep(delay_s)
-    await background.stop(plan, signal.SIGKILL)
-    await background.start(plan)
+@dataclass
+class Deaths:
+    """kill -9, `KILLS` times, at moments that nobody chose; every other time in the middle of the start."""
+
+    plan: LabPlan
+    chance: random.Random
+    count: int = 0
+
+    async def happen(self) -> None:
+        while self.count < KILLS:
+            delay_s = self.chance.uniform(0.0, LONGEST_LIFE_S)
+            await asyncio.sleep(delay_s)
+            await background.stop(self.plan, signal.SIGKILL)
+            self.count += 1
+            print(f"kill {self.count} after {delay_s:.3f} s")
+            if self.count % 2:
+                supervise.spawn(self.plan, background.part(self.plan))
+            else:
+                await background.start(self.plan)
+
+
+async def as_marathon_lists(plan: LabPlan, proven: Awaitable[list[Proof]]) -> list[Proof]:
+    """The same proofs; meanwhile an operator who knows that Marathon's listing is right releases the brake.
+
+    What ended while no daemon lived is missing without a word, and may be more than the brake lets pass.
+    """
+
+    async def release() -> None:
+        while True:
+            with suppress(LabError):  # the daemon is on its way
+                if reason := (await status(plan)).overview.brake:
+                    print(f"released by hand: {reason}")
+                    await background.command(plan, "brake", "release")
+            await asyncio.sleep(1.0)
+
+    async with beside(release()):
+        return await proven
 
 
 async def settled(plan: LabPlan) -> tuple[None, str]:

@@ -103,6 +103,11 @@ async def test_containers_on_two_hosts_reach_each_other_and_the_edge(
     assert (status, told.strip()) == (0, "t3"), "the edge routes between the VLANs"
 
     assert await handle.container_addresses("t1") == ["10.64.0.11/22"]
+    assert await handle.answered_addresses() == {
+        "t1": {"10.64.0.11"},
+        "t2": {"10.64.0.12"},
+        "t3": {"10.64.8.13"},
+    }
     (port,) = await handle.ovs_ports("agent-1")
     assert (port["tag"], port["external_ids"], port["error"]) == (100, {"owner": "test", "task": "t1"}, None)
     assert [entry["tag"] for entry in await handle.ovs_ports("agent-3")] == [200]

@@ -1,8 +1,10 @@
 """One life of a daemon: built as `controller.daemon` builds it, over the world's twins, and killed at will.
 
 A kill ends the process between two steps: nothing of it runs on, no `finally` of it reaches the outside, and
-the store's file is simply let go of.  To know what belongs to the process, each of its tasks carries the
-life in a context variable; what it sent is carried out by tasks of the world and lives on.
+the store's file is simply let go of.  A freeze (SIGSTOP, a virtual machine that is paused) stops it between
+two steps as well, and when it thaws it goes on as if nothing had happened, perhaps beside its successor.  To
+know what belongs to the process, each of its tasks carries the life in a context variable; what it sent is
+carried out by tasks of the world and lives on.
 
 Steps are counted where the process touches the outside (before and after each store transaction, play,
 DNS message and so on); `die_at` names the step at which it ends.
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import json
 import random
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
@@ -26,20 +29,28 @@ from mooring.controller.ground import hear_silent_hosts, settle_in, survey_all
 from mooring.controller.settings import Settings
 from mooring.controller.sinks import host_sinks
 from mooring.controller.store.sqlite import SqliteStore
-from mooring.core.errors import Retryable
-from mooring.core.model import Epoch, SinkName
+from mooring.core.errors import Fenced, Retryable
+from mooring.core.model import SinkName
 from mooring.core.sink import Sink
 from mooring.dns.sinks import SeatNames, SharedNames
 from mooring.handlers.hosts import Hosts
 from mooring.lb.memory import MemoryBalancer
 from mooring.portal.metrics import Metrics
+from tests.sim.audit import Audit
 from tests.sim.lines import Flaky, Plays, Rest, StoreRunner, Wire
 from tests.sim.loop import VirtualLoop
 from tests.sim.world import REVERSE_ZONE, ZONE, World
 
 T = TypeVar("T")
+ENDS = frozenset({"TASK_KILLED", "TASK_FAILED", "TASK_GONE_BY_OPERATOR"})
 _LIFE: contextvars.ContextVar[Life | None] = contextvars.ContextVar("life", default=None)
 _OUTSIDE = contextvars.Context()  # what the world does is nobody's process
+
+
+def is_frozen(context: contextvars.Context) -> bool:
+    """Whether what runs in this context belongs to a process that is stopped at the moment."""
+    life = context.get(_LIFE)
+    return life is not None and life.frozen
 
 
 def watch_births(loop: VirtualLoop) -> None:
@@ -62,20 +73,30 @@ def watch_births(loop: VirtualLoop) -> None:
 class Life:
     """One process."""
 
-    def __init__(self, world: World, settings: Settings, number: int, die_at: int | None) -> None:
+    def __init__(
+        self, world: World, audit: Audit, settings: Settings, number: int, die_at: int | None
+    ) -> None:
+        assert settings.store is not None
         self.world = world
+        self.audit = audit
+        self.disk = settings.store
         self.number = number
         self.dead = False
+        self.frozen = False
+        self.thawed_at = float("-inf")
         self.primed = False
         self.tasks: list[asyncio.Task[Any]] = []
-        self.ended = asyncio.Event()
+        self.relieved = asyncio.Event()  # it has ended, or another one is to be started beside it
         self.engine: Engine | None = None
-        self.epoch = Epoch(0)
+        self.epoch = 0
         self._settings = settings
         self.die_at = die_at
         self._steps = 0
         self._store: SqliteStore | None = None
         self._listening = False
+        self._context = contextvars.Context()
+        self._context.run(_LIFE.set, self)
+        self._ended: dict[str, float] = {}  # task: when this daemon was told that it ended
 
     # -- being born and dying
 
@@ -85,9 +106,7 @@ class Life:
 
     def do(self, work: Coroutine[Any, Any, None]) -> None:
         """Let the process do something; its death ends it."""
-        context = contextvars.Context()
-        context.run(_LIFE.set, self)
-        asyncio.get_running_loop().create_task(work, context=context)
+        asyncio.get_running_loop().create_task(work, context=self._context.copy())
 
     def kill(self) -> None:
         """End the process here and now."""
@@ -100,7 +119,28 @@ class Life:
             self._store._close()
         for task in self.tasks:
             task.cancel()
-        self.ended.set()
+        self.thaw()
+        self.relieved.set()
+
+    def freeze(self) -> None:
+        """Stop the process; what it has sent takes its course."""
+        if not self.dead and not self.frozen:
+            self.world.trace(f"* daemon {self.number} is frozen")
+            self.frozen = True
+
+    def thaw(self) -> None:
+        """It goes on."""
+        if self.frozen:
+            self.world.trace(f"* daemon {self.number} goes on")
+            self.frozen, self.thawed_at = False, self.world.clock.monotonic()
+            loop = asyncio.get_running_loop()
+            assert isinstance(loop, VirtualLoop)
+            loop.freeze(is_frozen)
+
+    def alive(self) -> int:
+        """How many tasks it has."""
+        self.tasks = [task for task in self.tasks if not task.done()]
+        return len(self.tasks)
 
     def step(self, what: str) -> None:
         """The process is about to do something, or has just done it."""
@@ -118,12 +158,15 @@ class Life:
             self.world.trace(f"daemon {self.number} could not start: {error}")
             self.kill()
         except Exception as error:
-            self.world.breach(f"the daemon ended by itself: {_innermost(error)!r}")
+            cause = _innermost(error)
+            if not (isinstance(cause, Fenced) and self.world.may_be_fenced):
+                self.world.defect(f"the daemon ended by itself: {cause!r}")
+            self.world.trace(f"daemon {self.number} gives up: {cause}")
             self.kill()
 
     async def _live(self) -> None:
         world, settings = self.world, self._settings
-        store = self._store = SqliteStore(settings.store, StoreRunner(self))
+        store = self._store = SqliteStore(self.disk, StoreRunner(self))
         contents = await store.open()
         names = sorted(world.agents.hosts)
         hosts = Hosts(Plays(self), world.clock, contents.epoch)
@@ -149,6 +192,7 @@ class Life:
             group.create_task(engine.watch.run())
             group.create_task(engine.work())
             group.create_task(engine.janitor.run())
+            group.create_task(engine.verifier.run())
             group.create_task(hear_silent_hosts(engine, ground))
 
     def _edges(self) -> list[Sink]:
@@ -165,11 +209,10 @@ class Life:
 
     async def _follow_stream(self, engine: Engine) -> None:
         """Attached, and after each cut attached again."""
-        context = contextvars.copy_context()
 
         def hear(frame: Frame) -> None:
             if self._listening and not self.dead:
-                self._deliver(lambda: context.copy().run(engine.watch.event, frame))
+                self._deliver(lambda: self._hear(engine, frame))
 
         self.world.marathon.listeners.append(hear)
         try:
@@ -192,15 +235,27 @@ class Life:
         if world.hit(faults.drop):
             return
         for _ in range(1 + world.hit(faults.duplicate)):
+            loop, delay = asyncio.get_running_loop(), 0.0
             if world.hit(faults.late):
                 delay = world.chance.uniform(0.0, faults.latest_s)
-                asyncio.get_running_loop().call_later(delay, self._late, hand_over)
+            if delay or self.frozen:
+                loop.call_later(delay, self._late, hand_over, context=self._context.copy())
             else:
-                hand_over()
+                self._context.copy().run(hand_over)
 
     def _late(self, hand_over: Callable[[], None]) -> None:
         if not self.dead:
             hand_over()
+
+    def _hear(self, engine: Engine, frame: Frame) -> None:
+        engine.watch.event(frame)
+        if frame.event == "status_update_event" and (ended := _ended_task(frame)) is not None:
+            self._ended.setdefault(ended, self.world.clock.monotonic())
+
+    def ended_for(self, task: str) -> float:
+        """For how many seconds, awake, it has known that the task ended; negative if it does not know."""
+        told = self._ended.get(task)
+        return -1.0 if told is None else self.world.clock.monotonic() - max(told, self.thawed_at)
 
     # -- sending
 
@@ -216,6 +271,11 @@ class Life:
             raise
         self.step(f"after {what}")
         return result
+
+
+def _ended_task(frame: Frame) -> str | None:
+    told = json.loads(frame.data)
+    return told["taskId"] if told["taskStatus"] in ENDS else None
 
 
 def _innermost(error: BaseException) -> BaseException:

@@ -7,16 +7,22 @@ and is done even if the sender has died meanwhile.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from mooring.controller.listing import AppListing, Snapshot, read_app
 from mooring.core.errors import Retryable, StoreBusy
-from mooring.core.model import AppId, BindingId, Epoch
-from mooring.core.sink import Change, Outcome, Sink
-from mooring.core.specs import Spec
-from mooring.dns.records import Question, RRset, Unanswered, Update
+from mooring.core.model import AppId, BindingId
+from mooring.core.sink import Change, Observation, Outcome, Sink
+from mooring.core.specs import Endpoint, ItemSpec, MemberSpec, Spec
+from mooring.dns.records import Add, Question, RRset, Unanswered, Update
 from mooring.handlers.hosts import Answer, Operation
+from mooring.handlers.wants import NGINX
+from mooring.lb.nginx_render import serves
+from tests.sim.agents import InTheAir
+from tests.sim.audit import BELATED_S, Audit
 from tests.sim.world import World
 from tests.unit.listings import read_apps
 
@@ -27,7 +33,10 @@ class Process(Protocol):
     """The daemon, as far as its lines know it."""
 
     world: World
-    epoch: Epoch
+    audit: Audit
+    disk: Path
+    number: int
+    epoch: int
     primed: bool
 
     def step(self, what: str) -> None:
@@ -35,6 +44,9 @@ class Process(Protocol):
 
     async def send(self, what: str, effect: Callable[[], Awaitable[T]]) -> T:
         """Have the world do something."""
+
+    def ended_for(self, task: str) -> float:
+        """For how many seconds it has known that the task ended; negative if it does not know."""
 
 
 class StoreRunner:
@@ -52,7 +64,10 @@ class StoreRunner:
             if life.primed and world.hit(world.faults.store):
                 raise StoreBusy("the store is busy; nothing was written")
             life.step("in the store")
+            life.audit.look(None)
             result = job()
+            if life.audit.look(life):
+                world.after_effect()
             life.step("after the store")
             return result
 
@@ -71,14 +86,52 @@ class Plays:
 
     async def _play(self, host: str, operations: Sequence[Operation], epoch: int) -> Sequence[Answer]:
         world = self._life.world
-        await world.pause(0.05, 10.0 if world.hit(world.faults.slow) else 1.2)
-        if world.hit(world.faults.before):
-            raise Retryable(f"host {host} cannot be reached")
-        answers = world.agents.play(host, operations, epoch)
+        flight = _flight(host, operations, epoch)
+        world.agents.flights.append(flight)
+        try:
+            await world.pause(0.05, 10.0 if world.hit(world.faults.slow) else 1.2)
+            if world.hit(world.faults.before):
+                raise Retryable(f"host {host} cannot be reached")
+            if flight.wires and world.hit(world.faults.given_up):
+                # It lies frozen on its host, and who sent it does not wait any longer.  (A write that wakes
+                # late may put an older file over a newer one; that is not promised away.)
+                world.marathon.spawn(self._wakes_late(flight, operations))
+                raise Retryable(f"the play on host {host} took too long")
+            answers = self._land(host, operations, epoch)
+        finally:
+            world.agents.flights.remove(flight)
         await world.pause(0.0, 0.3)
         if world.hit(world.faults.after):
             raise Retryable(f"the play on host {host} gave no result")
         return answers
+
+    async def _wakes_late(self, flight: InTheAir, operations: Sequence[Operation]) -> None:
+        world = self._life.world
+        world.agents.flights.append(flight)
+        try:
+            await world.pause(1.0, 30.0)
+            with contextlib.suppress(Retryable):
+                self._land(flight.host, operations, flight.order[0])
+        finally:
+            world.agents.flights.remove(flight)
+
+    def _land(self, host: str, operations: Sequence[Operation], epoch: int) -> Sequence[Answer]:
+        """It takes effect, and nothing that no record says may stand there may come of it."""
+        world, life = self._life.world, self._life
+        before = dict(world.agents.hosts[host].ports) if host in world.agents.hosts else {}
+        answers = world.agents.play(host, operations, epoch)
+        if life.disk == life.audit.disk:
+            for name, port in world.agents.hosts[host].ports.items():
+                if name not in before and not life.audit.records("network", port.address, port.task):
+                    world.breach(f"{port.address} was attached to {port.task} without having been wanted")
+        return answers
+
+
+def _flight(host: str, operations: Sequence[Operation], epoch: int) -> InTheAir:
+    attached = frozenset(str(one["address"]) for one in operations if one["op"] == "attach")
+    sequence = max((int(one.get("sequence") or 0) for one in operations), default=0)
+    wires = any(one["op"] in ("attach", "detach") for one in operations)
+    return InTheAir(host, (epoch, sequence), attached, wires)
 
 
 class Wire:
@@ -102,7 +155,12 @@ class Wire:
         return await self._life.send("an update", lambda: self._update(update))
 
     async def transfer(self, zone: str) -> Mapping[Question, RRset]:
-        return await self._life.world.server.transfer(zone)
+        world = self._life.world
+        self._life.step("before a transfer")
+        await world.pause(0.0, 0.05)
+        if "dns" in world.away or world.hit(world.faults.before):
+            raise Retryable("the name server does not answer")
+        return await world.server.transfer(zone)
 
     async def _update(self, update: Update) -> str:
         world = self._life.world
@@ -110,10 +168,21 @@ class Wire:
         if "dns" in world.away or world.hit(world.faults.before):
             raise Retryable("the name server does not answer")
         code = await world.update(update, self._life.epoch)
+        self._look_up(update)
         await world.pause(0.0, 0.02)
         if world.hit(world.faults.after):
             raise Unanswered("no answer to the update")
         return code
+
+    def _look_up(self, update: Update) -> None:
+        life = self._life
+        for edit in update.edits:
+            if isinstance(edit, Add) and edit.type == "A" and life.disk == life.audit.disk:
+                recorded = (
+                    life.audit.records(sink, edit.name, edit.value) for sink in ("names", "app_names")
+                )
+                if not any(recorded):
+                    life.world.breach(f"{edit.name} was led to {edit.value} without having been wanted")
 
 
 class Flaky:
@@ -121,14 +190,22 @@ class Flaky:
 
     def __init__(self, life: Process, sink: Sink) -> None:
         self.name = sink.name
-        self.lane, self.observe, self.prime, self.check = sink.lane, sink.observe, sink.prime, sink.check
+        self.lane, self.prime, self.check = sink.lane, sink.prime, sink.check
         self._life = life
         self._sink = sink
 
     lane: Callable[[Change], str]
-    observe: Callable[[], Coroutine[Any, Any, Mapping[str, Spec]]]
     prime: Callable[[Mapping[BindingId, Sequence[Spec]]], Coroutine[Any, Any, None]]
     check: Callable[[], Coroutine[Any, Any, str]]
+
+    async def observe(self) -> Observation:
+        life, world = self._life, self._life.world
+        life.step(f"before a look at {self.name}")
+        await world.pause(0.0, 0.2)
+        if self.name in world.away or world.hit(world.faults.before):
+            raise Retryable(f"{self.name} does not answer")
+        seen = await self._sink.observe()
+        return _as_nginx_tells(seen) if self.name == NGINX else seen
 
     async def apply(self, changes: Sequence[Change]) -> Sequence[Outcome]:
         life, world = self._life, self._life.world
@@ -139,13 +216,53 @@ class Flaky:
             raise Retryable(f"{self.name} does not answer")
         life.step(f"in {self.name}")
         outcomes = await self._sink.apply(changes)
+        for change in changes:
+            self._judge(change)
         world.trace(f"{self.name}: {', '.join(_shown(change) for change in changes)}")
-        world.landed(self.name, life.epoch)
+        if self.name == "webhook":
+            world.after_effect()  # an inventory does not compare epochs
+        else:
+            world.landed(self.name, life.epoch)
         life.step(f"after {self.name}")
         await world.pause(0.0, 0.2)
         if world.hit(world.faults.after):
             raise Retryable(f"the answer of {self.name} was lost")
         return outcomes
+
+    def _judge(self, change: Change) -> None:
+        """Nothing is shown that was not recorded first, nobody as alive of whom it was told that he ended."""
+        life, wanted = self._life, change.wanted
+        current = life.disk == life.audit.disk and life.epoch == life.audit.epoch
+        if current and life.audit.generation(change.binding, self.name) < change.generation:
+            life.world.breach(f"{self.name} was told of {change.binding} before that was recorded")
+        if (
+            isinstance(wanted, ItemSpec)
+            and wanted.status == "live"
+            and life.ended_for(wanted.task) > BELATED_S
+        ):
+            life.world.breach(f"{self.name}: {wanted.task} is live, whose end this daemon had been told")
+        if isinstance(wanted, MemberSpec) and wanted.state == "up":
+            for endpoint in wanted.endpoints:
+                _judge_traffic(life.world, self.name, endpoint)
+
+
+def _as_nginx_tells(seen: Observation) -> Observation:
+    """Nginx's configuration has no members but those that take traffic for a kind that it serves."""
+    shown = {key: spec for key, spec in seen.shown.items() if told_by_nginx(spec)}
+    return Observation(shown, seen.foreign)
+
+
+def told_by_nginx(spec: Spec) -> bool:
+    """Whether it would say that it has such a member."""
+    assert isinstance(spec, MemberSpec)
+    return spec.state == "up" and all(serves(endpoint.service) for endpoint in spec.endpoints)
+
+
+def _judge_traffic(world: World, balancer: str, endpoint: Endpoint) -> None:
+    for host, port in world.agents.answering(endpoint.address):
+        if host.alive(port) and endpoint.port not in host.containers[port.task].listens:
+            world.breach(f"{balancer} sends to {endpoint.address}:{endpoint.port}, where {port.task} "
+                         "does not listen yet")  # fmt: skip
 
 
 def _shown(change: Change) -> str:

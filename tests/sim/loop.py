@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import heapq
 import random
 import threading
@@ -66,6 +67,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._home = threading.get_ident()
         self._born: dict[int, asyncio.Task[Any]] = {}
         self._births = 0
+        self._freezes: Callable[[contextvars.Context], bool] | None = None
+        self._ice: list[asyncio.Handle] = []
         self.unhandled: list[dict[str, Any]] = []
         super().__init__()
         self._sealed = True
@@ -80,20 +83,36 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Tasks that have not ended, oldest first: an order that `asyncio.all_tasks` does not have."""
         return list(self._born.values())
 
+    def freeze(self, frozen: Callable[[contextvars.Context], bool] | None) -> None:
+        """From now on no callback in a context of which `frozen` says so runs; None: all of them again."""
+        self._freezes = frozen
+        self._ready.extend(self._ice)
+        self._ice.clear()
+
     def close(self) -> None:
         self._sealed = False  # closing unregisters the loop's own wake-up pipe
         super().close()
 
     def _run_once(self) -> None:
         self._wake_due()
-        ready = list(self._ready)
-        self._chance.shuffle(ready)
-        self._ready.clear()
-        self._ready.extend(ready)
-        for _ in ready:  # what they make ready in turn belongs to the next pass, as in asyncio
-            handle = self._ready.popleft()
+        waiting = self._ready
+        if self._freezes is not None:
+            self._set_aside(self._freezes)
+        if len(waiting) > 1:
+            ready = list(waiting)
+            self._chance.shuffle(ready)
+            waiting.clear()
+            waiting.extend(ready)
+        for _ in range(len(waiting)):  # what they make ready in turn belongs to the next pass, as in asyncio
+            handle = waiting.popleft()
             if not handle._cancelled:
                 handle._run()
+
+    def _set_aside(self, frozen: Callable[[contextvars.Context], bool]) -> None:
+        ready = list(self._ready)
+        self._ready.clear()
+        for handle in ready:
+            (self._ice if frozen(handle._context) else self._ready).append(handle)
 
     def _wake_due(self) -> None:
         """Move due timers to the ready queue, after a jump if nothing else could run."""

@@ -19,7 +19,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mooring.cext import Frame
-from mooring.handlers.memory_hosts import MemoryHosts
+from mooring.handlers.memory_hosts import MemoryContainer
+from tests.sim.agents import Agents
 from tests.sim.apps import LISTED, PORT, WITHOUT_DETAIL, SimApp, SimInstance, app_json
 from tests.sim.loop import SimClock
 
@@ -31,10 +32,13 @@ class SimMarathon:
 
     framework = "framework-1"
 
-    def __init__(self, clock: SimClock, chance: random.Random, agents: MemoryHosts) -> None:
+    def __init__(self, clock: SimClock, chance: random.Random, agents: Agents) -> None:
         self.apps: dict[str, SimApp] = {}
         self.instances: dict[str, SimInstance] = {}
         self.listeners: list[Callable[[Frame], None]] = []
+        self.deleted: set[str] = set()  # apps that were deleted at some time
+        self.hidden: frozenset[str] = frozenset()  # apps and instances that listings wrongly leave out
+        self.hides_alone = True  # also where one app is asked for alone
         self.prefers = ""  # the host that new containers go to, if it is there; otherwise chance decides
         self._clock = clock
         self._chance = chance
@@ -52,11 +56,18 @@ class SimMarathon:
 
     def apps_json(self) -> bytes:
         """`/v2/apps?embed=apps.tasks`."""
-        return json.dumps({"apps": [app_json(app, self.of(app.id)) for app in self.apps.values()]}).encode()
+        apps = [app for app in self.apps.values() if app.id not in self.hidden]
+        return json.dumps({"apps": [app_json(app, self._listed(app.id)) for app in apps]}).encode()
 
     def app_json(self, id: str) -> bytes:
         """`/v2/apps/<id>`; empty if there is none."""
-        return json.dumps({"app": app_json(self.apps[id], self.of(id))}).encode() if id in self.apps else b""
+        if id not in self.apps or (id in self.hidden and self.hides_alone):
+            return b""
+        instances = self._listed(id) if self.hides_alone else self.of(id)
+        return json.dumps({"app": app_json(self.apps[id], instances)}).encode()
+
+    def _listed(self, app: str) -> list[SimInstance]:
+        return [instance for instance in self.of(app) if instance.id not in self.hidden]
 
     def of(self, app: str) -> list[SimInstance]:
         """The app's instances, oldest first."""
@@ -109,6 +120,7 @@ class SimMarathon:
 
     async def delete(self, id: str) -> None:
         """Stop everything and forget the app."""
+        self.deleted.add(id)
         self._announce("StopApplication", id)
         async with self._lock(id):
             app = self.apps.pop(id, None)
@@ -163,8 +175,7 @@ class SimMarathon:
     async def back(self, host: str, *, rebooted: bool = False) -> None:
         """The agent answers again; it ends what Marathon does not want there."""
         if rebooted:
-            for container in self._agents.hosts[host].containers.values():
-                container.alive = False
+            self._agents.switch_off(host)
         self._agents.silent.discard(host)
         await self._wait(0.0, 1.0)
         for task in list(self._agents.hosts[host].containers):
@@ -262,10 +273,19 @@ class SimMarathon:
                 self._ended(instance, "Failed")
                 instance.incarnation += 1
                 continue
-            self._agents.place(instance.host, instance.task, listens=(PORT,))
+            container = self._agents.place(instance.host, instance.task)
+            if instance.app.checked:
+                container.listens = frozenset({PORT})
+            else:
+                self.spawn(self._listens(container))
             self._say(instance, "Running", "TASK_RUNNING")
             await self._check(instance)
             return
+
+    async def _listens(self, container: MemoryContainer) -> None:
+        """An app that nobody checks takes a while until it answers."""
+        await self._wait(0.2, 4.0)
+        container.listens = frozenset({PORT})
 
     async def _check(self, instance: SimInstance) -> None:
         """The health checks, if there are any, find the instance well."""

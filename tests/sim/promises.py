@@ -1,75 +1,82 @@
-"""What must hold, asked of the switches, the name server and the balancers themselves.
+"""What must hold, asked of the switches, the name server, the balancers and the store themselves.
 
 `at_every_step` holds whatever goes wrong; it is asked after every effect that lands anywhere.  `when_calm`
 holds some time after things stopped going wrong: everything Marathon runs is shown everywhere, and nothing
 else is.  Both return what is wrong in words; none means all is well.
 
-The lease book is consulted for one question only: whether the address on a switch is in the hand of the
-instance that it is given to.
+Leases are those that stand in the store (`audit`), not what a daemon believes.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from typing import Any
 
 from mooring.core.errors import LabelRefused
 from mooring.core.labels import Claim, Rules, parse_claim
-from mooring.core.model import App, AppId, Lease, LeaseState, Port
+from mooring.core.model import App, AppId, LeaseState, Port
 from mooring.dns.naming import app_name, reverse_name, seat_name
 from mooring.handlers.memory_hosts import MemoryHost, MemoryPort
-from mooring.ipam.book import LeaseBook
 from tests.sim.apps import PORT, SimApp, SimInstance
+from tests.sim.audit import Row, told
 from tests.sim.world import ZONE, World
 
-_IN_HAND = (LeaseState.BOUND, LeaseState.STRANDED)
+Leases = Mapping[str, Row]
+OURS = "10.64."
 
 
-def at_every_step(world: World, book: LeaseBook | None) -> Iterator[str]:
-    """What is wrong right now."""
-    held: dict[str, list[tuple[MemoryHost, MemoryPort]]] = defaultdict(list)
-    for host in world.agents.hosts.values():
-        for port in host.ports.values():
-            held[port.address].append((host, port))
-    for address, places in held.items():
+def at_every_step(
+    world: World, leases: Leases | None, spared: Collection[str] = (), *, held: bool = False
+) -> Iterator[str]:
+    """What is wrong right now. `leases` None: the store is being rebuilt and does not know every port.
+
+    `spared`: addresses that a rebuild has found in names only, and keeps from everybody until these are gone.
+    `held`: a rebuild has not begun to write balancers and apps' names yet.
+    """
+    ports_of: dict[str, list[tuple[MemoryHost, MemoryPort]]] = defaultdict(list)
+    for host, port in world.agents.answering():
+        ports_of[port.address].append((host, port))
+    for address, places in ports_of.items():
         if len(places) > 1:
             where = ", ".join(f"{port.task} on {host.name}" for host, port in places)
             yield f"{address} is on several ports: {where}"
-    if book is None:
+    if leases is None:
         return
-    for address, places in held.items():
-        lease = book.by_address(address)
+    for address, places in ports_of.items():
+        lease = leases.get(address)
         for host, port in places:
-            if lease is None or lease.state not in _IN_HAND or _instance(lease) != port.instance:
-                yield f"{address} has a port for {port.task} on {host.name}, but its lease is {_told(lease)}"
-    yield from _astray(world, book)
+            if lease is None or not lease.in_hand or lease.instance != port.instance:
+                yield f"{address} has a port for {port.task} on {host.name}, but its lease is {told(lease)}"
+    yield from _astray(world, leases, spared, held)
 
 
-def _astray(world: World, book: LeaseBook) -> Iterator[str]:
+def _astray(world: World, leases: Leases, spared: Collection[str], held: bool) -> Iterator[str]:
     """Names and members that lead to an address which its app does not hold."""
+    apps = {app_name(AppId(app), ZONE) for app in world.marathon.apps}
     for name, addresses in world.names().items():
         for address in addresses:
-            lease = book.by_address(address)
-            if address.startswith("10.64.") and (lease is None or lease.state not in _IN_HAND):
-                yield f"the name {name} leads to {address}, whose lease is {_told(lease)}"
+            lease = leases.get(address)
+            usable = lease is not None and (_is_kept(lease) or (held and name in apps))
+            if address.startswith(OURS) and address not in spared and not usable:
+                yield f"the name {name} leads to {address}, whose lease is {told(lease)}"
     for balancer, proxy in world.proxies.items():
         for spec in proxy.members.values():
             for endpoint in spec.endpoints:
-                lease = book.by_address(endpoint.address)
-                if spec.state != "up" or not endpoint.address.startswith("10.64."):
+                lease = leases.get(endpoint.address)
+                address = endpoint.address
+                if spec.state != "up" or not address.startswith(OURS) or address in spared:
                     continue
-                if lease is None or lease.state not in _IN_HAND or lease.app != endpoint.service.app:
-                    yield f"{balancer} sends {endpoint.service.app} to {endpoint.address}: {_told(lease)}"
+                usable = lease is not None and (_is_kept(lease) or held)
+                if lease is None or not usable or lease.app != endpoint.service.app:
+                    yield f"{balancer} sends {endpoint.service.app} to {endpoint.address}: {told(lease)}"
 
 
-def _instance(lease: Lease) -> str:
-    return (lease.binding or "").partition("~")[0]
-
-
-def _told(lease: Lease | None) -> str:
-    return "free" if lease is None else f"{lease.state} for {lease.binding or lease.app}"
+def _is_kept(lease: Row) -> bool:
+    """Whether nobody else can get the address: in a conflict it stays until what led there is gone."""
+    return lease.in_hand or lease.state == LeaseState.CONFLICTED
 
 
 @dataclass
@@ -82,21 +89,46 @@ class Expected:
     pointers: dict[str, str] = field(default_factory=dict)
     members: set[tuple[str, str]] = field(default_factory=set)  # address:port, state
     items: dict[str, tuple[str, str]] = field(default_factory=dict)  # key: task, status
+    without: list[SimInstance] = field(default_factory=list)  # who wants an address and has none
 
 
-def when_calm(world: World, book: LeaseBook) -> list[str]:
-    """Where the sinks differ from what Marathon runs."""
+def when_calm(world: World, leases: Leases, waiting: Mapping[str, str]) -> list[str]:
+    """Where the sinks differ from what Marathon runs. `waiting`: who says that he waits, and why."""
     wrong: list[str] = []
     expected = Expected()
     for instance in world.marathon.instances.values():
         if instance.app.id in world.marathon.apps:
-            wrong += _expect(world, book, instance, expected)
-    wrong += _compare(world, expected, _lost_addresses(world, book))
-    wrong += _lease_faults(world, book)
+            wrong += _expect(world, leases, instance, expected)
+    wrong += _unserved(world, leases, expected, waiting)
+    wrong += _compare(world, expected, _lost_addresses(world, leases))
+    wrong += _lease_faults(world, leases)
     return wrong
 
 
-def _expect(world: World, book: LeaseBook, instance: SimInstance, expected: Expected) -> Iterator[str]:
+def _unserved(world: World, leases: Leases, expected: Expected, waiting: Mapping[str, str]) -> Iterator[str]:
+    """Who has no address: only where the pool has none left, and then it says so."""
+    for pool, network in world.pools.items():
+        without = [one for one in expected.without if one.app.labels["MOORING_POOL"] == pool]
+        apps = {one.app.id for one in without}
+        gone = {
+            row.address
+            for row in leases.values()
+            if row.in_hand
+            or row.state in (LeaseState.RESERVED, LeaseState.CONFLICTED)
+            or (row.state == LeaseState.IDLE and row.app not in apps)
+        }
+        free = {str(address) for address in ip_network(network).hosts()} - world.kept - gone
+        if without and free:
+            yield f"{without[0].task} has no port, although pool {pool} has {len(free)} addresses"
+        seated = {row.binding for row in leases.values() if row.in_hand}
+        for one in without:
+            if one.id in seated:
+                yield f"{one.task} has an address, but no port on {one.host}"
+            if not waiting.get(one.id):
+                yield f"{one.id} waits for an address and does not say so"
+
+
+def _expect(world: World, leases: Leases, instance: SimInstance, expected: Expected) -> Iterator[str]:
     claim = claim_of(world.marathon.apps[instance.app.id])
     if claim is None or instance.host in world.agents.silent:
         return
@@ -109,7 +141,7 @@ def _expect(world: World, book: LeaseBook, instance: SimInstance, expected: Expe
     else:
         port = _port_of(world.agents.hosts[instance.host], instance)
         if port is None:
-            yield f"{instance.task} has no port on {instance.host}"
+            expected.without.append(instance)
             return
         address, port_number = port.address, PORT
         expected.ports.add((instance.host, instance.task, address))
@@ -117,20 +149,18 @@ def _expect(world: World, book: LeaseBook, instance: SimInstance, expected: Expe
         expected.seats[seat] = address
         expected.pointers[reverse_name(address)] = seat
         expected.items[f"{instance.app.id}/{port.slot}"] = (instance.task, "live")
-        yield from _bad_lease(book, instance, address)
+        yield from _bad_lease(leases, instance, address)
         if instance.ready:
             expected.shared[app_name(AppId(instance.app.id), ZONE)].add(address)
     if claim.services:
         expected.members.add((f"{address}:{port_number}", "up" if instance.ready else "declared"))
-    yield from _bad_files(world, claim, instance, _lost_addresses(world, book))
+    yield from _bad_files(world, claim, instance, _lost_addresses(world, leases))
 
 
-def _bad_lease(book: LeaseBook, instance: SimInstance, address: str) -> Iterator[str]:
-    lease = book.by_address(address)
-    if lease is None or (lease.state, lease.binding, lease.host) != (
-        LeaseState.BOUND, instance.id, instance.host,
-    ):  # fmt: skip
-        yield f"{instance.id} has {address}, whose lease is {_told(lease)}"
+def _bad_lease(leases: Leases, instance: SimInstance, address: str) -> Iterator[str]:
+    lease = leases.get(address)
+    if lease is None or (lease.state, lease.binding, lease.host) != ("bound", instance.id, instance.host):
+        yield f"{instance.id} has {address}, whose lease is {told(lease)}"
 
 
 def _bad_files(world: World, claim: Claim, instance: SimInstance, lost: set[str]) -> Iterator[str]:
@@ -160,12 +190,12 @@ def _port_of(host: MemoryHost, instance: SimInstance) -> MemoryPort | None:
     )
 
 
-def _lost_addresses(world: World, book: LeaseBook) -> set[str]:
+def _lost_addresses(world: World, leases: Leases) -> set[str]:
     """What is shown for these cannot be judged: their containers live on hosts that do not answer."""
     silent = [world.agents.hosts[name] for name in world.agents.silent]
-    on_ports = {port.address for host in silent for port in host.ports.values()}
+    on_ports = {port.address for host, port in world.agents.answering() if host in silent}
     listed = {one.id for one in world.marathon.instances.values() if one.host in world.agents.silent}
-    leased = {lease.address for lease in book.leases() if lease.binding in listed}
+    leased = {lease.address for lease in leases.values() if lease.binding in listed}
     return on_ports | leased | {f"192.0.2.{host.name[1:]}" for host in silent}
 
 
@@ -209,21 +239,18 @@ def _differences(what: str, found: set[Any], wanted: set[Any]) -> Iterator[str]:
         yield f"{what} {missing} should be there and is not"
 
 
-def _lease_faults(world: World, book: LeaseBook) -> Iterator[str]:
-    seats = [(lease.app, lease.slot) for lease in book.leases() if lease.slot is not None]
-    if len(seats) != len(set(seats)):
-        yield f"a seat has several addresses: {sorted(map(str, seats))}"
+def _lease_faults(world: World, leases: Leases) -> Iterator[str]:
     running = {one.id for one in world.marathon.instances.values()}
-    for lease in book.leases():
-        if lease.state is LeaseState.STRANDED and not world.agents.silent:
+    for lease in leases.values():
+        if lease.state == LeaseState.STRANDED and not world.agents.silent:
             yield f"{lease.address} is stranded, but every host answers"
-        if lease.state is LeaseState.BOUND and _instance(lease) not in running:
+        if lease.state == LeaseState.BOUND and lease.instance not in running:
             yield f"{lease.address} is bound to {lease.binding}, which does not exist"
 
 
 def claim_of(app: SimApp) -> Claim | None:
     """What the app asks for, read as the daemon reads it; None if its labels are unacceptable."""
-    rules = Rules(pools={"blue": _Anyone(), "green": _Anyone()}, zone=ZONE)
+    rules = Rules(pools={name: _Anyone() for name in ("blue", "green", "tiny", "extra")}, zone=ZONE)
     read = App(
         AppId(app.id), app.instances, app.labels, ports=(Port(PORT, None),), checked=app.checked,
         minimum_health=app.minimum_health, over_capacity=app.over_capacity,

@@ -12,20 +12,28 @@ import structlog
 from mooring.controller.settings import Settings
 from tests.sim.world import ZONE
 
+COOLING_S = 20.0
+POOLS: dict[str, dict[str, Any]] = {
+    "blue": {"network": "10.64.0.0/26", "gateway": "10.64.0.1", "vlan": 10,
+             "exclude": ["10.64.0.4"], "reserve": {"10.64.0.6": "a printer"}},
+    "green": {"network": "10.64.1.0/28", "gateway": "10.64.1.1"},
+    "tiny": {"network": "10.64.2.0/29", "gateway": "10.64.2.1"},
+}  # fmt: skip
+SET_ASIDE = ("10.64.0.1", "10.64.0.4", "10.64.0.6", "10.64.1.1", "10.64.2.1")
 
-def sim_settings(directory: Path, **changes: Any) -> Settings:
-    """A configuration with short waits."""
+
+def sim_settings(directory: Path, pools: dict[str, str], **changes: Any) -> Settings:
+    """A configuration with short waits; the networks of its pools are entered in `pools`."""
+    pools.update({name: pool["network"] for name, pool in POOLS.items()})
     table: dict[str, Any] = {
         "store": directory / "store.db",
         "balancer_groups": ["*"],
         "hosts": {f"h{number}": f"192.0.2.{number}" for number in range(1, 9)},
         "workers": 16,
+        "verify_every_s": 20.0,
         "marathon": {"endpoints": ["http://m:1"], "snapshot_every_s": 30.0, "absence_confirm_s": 15.0},
-        "pools": {
-            "blue": {"network": "10.64.0.0/26", "gateway": "10.64.0.1", "vlan": 10},
-            "green": {"network": "10.64.1.0/28", "gateway": "10.64.1.1"},
-        },
-        "leases": {"cooling_s": 20.0, "seat_wait_s": 10.0},
+        "pools": POOLS,
+        "leases": {"cooling_s": COOLING_S, "seat_wait_s": 10.0},
         "ansible": {"inventory": directory / "inventory"},
         "dns": {"server": "memory", "zone": ZONE, "key_name": "k", "secret_file": directory / "secret"},
     }

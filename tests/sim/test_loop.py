@@ -17,9 +17,9 @@ from mooring.controller.store.sqlite import SqliteStore
 from mooring.core.batch import Batcher
 from mooring.core.clock import Clock
 from mooring.core.model import BindingId, Epoch, SinkName
-from mooring.core.sink import Change, Done, Outcome
+from mooring.core.sink import Change, Done, Observation, Outcome
 from mooring.core.specs import Spec
-from mooring.core.store import Note
+from mooring.core.store import HistoryQuery, Note
 from tests.sim.loop import (
     SIMULATION_BEGINS,
     Deadlock,
@@ -267,8 +267,8 @@ class SlowSink:
         await asyncio.sleep(30.0)
         return [Done()] * len(changes)
 
-    async def observe(self) -> Mapping[str, Spec]:
-        return {}
+    async def observe(self) -> Observation:
+        return Observation()
 
     async def prime(self, shown: Mapping[BindingId, Sequence[Spec]]) -> None:
         return None
@@ -300,8 +300,8 @@ def test_the_store_lives_on_it(tmp_path: Path) -> None:
                 await store.commit([Note(float(number), "bound", "x", str(first))])
 
         await asyncio.gather(*(caller(10 * n) for n in range(8)))
-        notes = await store.history("30", limit=5)
-        assert len(await store.history(limit=1000)) == 40 * (contents.epoch + 1)
+        notes = await store.history(HistoryQuery(address="30", limit=5))
+        assert len(await store.history(HistoryQuery(limit=1000))) == 40 * (contents.epoch + 1)
         await store.close()
         return [note.at for note in notes]
 

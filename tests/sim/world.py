@@ -17,18 +17,26 @@ from dataclasses import dataclass, field
 from mooring.cmdb.memory import MemoryInventory
 from mooring.core.specs import ItemSpec
 from mooring.dns.memory import MemoryServer
-from mooring.dns.records import Update
-from mooring.handlers.hosts import Answer, Operation
-from mooring.handlers.memory_hosts import MemoryHosts
+from mooring.dns.records import Question, RRset, Update
 from mooring.lb.memory import MemoryProxy
+from tests.sim.agents import Agents
 from tests.sim.loop import SimClock
 from tests.sim.marathon import SimMarathon
 
 ZONE, REVERSE_ZONE = "mooring.test", "64.10.in-addr.arpa"
+FOREIGN: Mapping[Question, RRset] = {
+    ("printer." + ZONE, "A"): RRset(frozenset({"10.65.0.9"}), 300),
+    ("printer." + ZONE, "TXT"): RRset(frozenset({"second floor"}), 300),
+    ("60.0." + REVERSE_ZONE, "PTR"): RRset(frozenset({"router.elsewhere.test"}), 300),
+}
 
 
 class Violation(AssertionError):
     """A promise was broken."""
+
+
+class Defect(Violation):
+    """No promise was seen broken, but the daemon ended by itself or met an error that nobody expected."""
 
 
 @dataclass
@@ -41,6 +49,7 @@ class Faults:
     latest_s: float = 3.0
     listing: float = 0.0  # a listing fails
     slow: float = 0.0  # a play takes very long
+    given_up: float = 0.0  # a play is given up by its sender and lands later
     before: float = 0.0  # an effect does not happen
     after: float = 0.0  # an effect happens, and its answer is lost
     store: float = 0.0  # the store is busy
@@ -48,7 +57,7 @@ class Faults:
     def calm(self) -> None:
         """Nothing goes wrong any more."""
         self.drop = self.duplicate = self.late = self.listing = 0.0
-        self.before = self.after = self.store = self.slow = 0.0
+        self.before = self.after = self.store = self.slow = self.given_up = 0.0
 
 
 @dataclass
@@ -62,27 +71,17 @@ class Trace:
         self.lines.append(f"{self.clock.monotonic():9.3f}  {text}")
 
 
-class Agents(MemoryHosts):
-    """Hosts that write down what lands on them, and by which epoch."""
+@dataclass(frozen=True)
+class Lie:
+    """A wrong listing that Marathon gives for a while, and the living that it must not cost their address."""
 
-    def __init__(self, names: Sequence[str], trace: Trace, landed: Callable[[str, int], None]) -> None:
-        super().__init__(names)
-        self._trace = trace
-        self._landed = landed
+    what: str  # it does
+    living: Mapping[str, str]  # instance: its task when the lie began
+    still_lives: Callable[[str, str], bool]  # instance and task
 
-    def play(self, host: str, operations: Sequence[Operation], epoch: int) -> list[Answer]:
-        before = dict(self.hosts[host].ports)
-        answers = super().play(host, operations, epoch)
-        after = self.hosts[host].ports
-        for name in sorted(before.keys() | after.keys()):
-            if before.get(name) != after.get(name):
-                self._trace(f"{host} epoch {epoch}: {_port(before.get(name))} -> {_port(after.get(name))}")
-                self._landed(host, epoch)
-        return answers
-
-
-def _port(port: object) -> str:
-    return "nothing" if port is None else f"{getattr(port, 'address', '')} for {getattr(port, 'task', '')}"
+    def protects(self, instance: str) -> bool:
+        """Whether it lived all the time."""
+        return instance in self.living and self.still_lives(instance, self.living[instance])
 
 
 class World:
@@ -93,19 +92,24 @@ class World:
         self.chance = random.Random(f"world {seed}")
         self.trace = Trace(clock)
         self.faults = Faults()
-        self.agents = self._agents(names)
+        self.agents = Agents(names, clock, self.trace, self.landed, self.breach)
         self.marathon = SimMarathon(clock, random.Random(f"marathon {seed}"), self.agents)
         self.server = MemoryServer([ZONE, REVERSE_ZONE])
+        self.server.sets.update(FOREIGN)
         self.proxies = {name: MemoryProxy() for name in ("haproxy", "nginx")}
         self.inventory: dict[str, ItemSpec] = {}
         self.away: set[str] = set()  # sinks that do not answer at all for a while
         self.effects = 0  # that were asked of any sink
         self.broken: list[str] = []
+        self.defects: list[str] = []
+        self.pools: dict[str, str] = {}  # name: network
+        self.kept: set[str] = set()  # addresses that are set aside and may never be given out
+        self.may_be_fenced = False  # there were two daemons, or a store was lost
+        self.lie: Lie | None = None
+        self.jumps: list[tuple[float, float]] = []  # of the wall clock: when (monotonic), and how far
+        self.foreign: dict[Question, RRset] = dict(FOREIGN)  # what others have in our zones
         self.after_effect: Callable[[], None] = lambda: None
         self._newest: dict[str, int] = {}
-
-    def _agents(self, names: Sequence[str]) -> Agents:
-        return Agents(names, self.trace, self.landed)
 
     def landed(self, where: str, epoch: int) -> None:
         """An effect took place there: nothing older may follow something newer, and all promises hold."""
@@ -119,6 +123,24 @@ class World:
         """A promise was broken; whoever directs the simulation ends it at the next moment."""
         self.trace(f"BROKEN: {what}")
         self.broken.append(what)
+
+    def defect(self, what: str) -> None:
+        """The daemon did something that no program should do, whatever it promises."""
+        self.trace(f"DEFECT: {what}")
+        self.defects.append(what)
+
+    def jump(self, seconds: float) -> None:
+        """The wall clock is set."""
+        self.jumps.append((self.clock.monotonic(), seconds))
+        self.clock.step(seconds)
+
+    def quiet_for(self, address: str) -> float | None:
+        """How long no port has had the address, by a wall clock at most; None: none ever had it."""
+        left = self.agents.left.get(address)
+        if left is None:
+            return None
+        ahead = sum(far for at, far in self.jumps if at >= left and far > 0)
+        return self.clock.monotonic() - left + ahead
 
     def hit(self, share: float) -> bool:
         """Whether a fault of that likelihood strikes now."""
@@ -135,6 +157,9 @@ class World:
         if self.server.sets != before:
             edits = ", ".join(f"{type(edit).__name__} {edit.name} {edit.type}" for edit in update.edits)
             self.trace(f"dns epoch {epoch}: {edits}")
+            for question, rrset in self.foreign.items():
+                if self.server.sets.get(question) != rrset:
+                    self.breach(f"the record {question}, which is not ours, was changed")
             self.landed(f"zone {update.zone}", epoch)
         return code
 
@@ -145,9 +170,16 @@ class World:
         return made
 
     def names(self) -> Mapping[str, frozenset[str]]:
-        """Every name of ours with its addresses."""
-        return {name: rrset.values for (name, kind), rrset in self.server.sets.items() if kind == "A"}
+        """Every name that is not somebody else's, with its addresses."""
+        return self._shown("A")
 
     def pointers(self) -> Mapping[str, frozenset[str]]:
-        """Every PTR."""
-        return {name: rrset.values for (name, kind), rrset in self.server.sets.items() if kind == "PTR"}
+        """The same for every PTR."""
+        return self._shown("PTR")
+
+    def _shown(self, wanted: str) -> Mapping[str, frozenset[str]]:
+        return {
+            name: rrset.values
+            for (name, kind), rrset in self.server.sets.items()
+            if kind == wanted and (name, kind) not in self.foreign
+        }

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from aiohttp import web
+
 from mooring.controller.control import ControlServer, Policy
 from mooring.core.errors import Refused
-from mooring.core.model import AppId, BindingId, HostName, InstanceId, Lease, LeaseState, PoolName
+from mooring.core.model import AppId, BindingId, HostName, Lease, LeaseState, PoolName
 from mooring.core.readmodel import EVERYTHING, InstanceRow, Overview, Phase, PoolRow, SinkRow, Vitals
-from mooring.core.store import Note
 
 LEASE = Lease(
     "10.64.0.9", PoolName("blue"), LeaseState.BOUND, AppId("/shop/web"), 0,
@@ -45,10 +46,6 @@ class FakeDaemon:
         self.rows: list[InstanceRow] = [row()]
         self.refused: dict[str, str] = {}
         self.reasons: list[str] = []
-        self.notes = [
-            Note(1_700_000_000.0, "bound", "created", "10.64.0.9", AppId("/shop/web"), 0,
-                 InstanceId("shop_web.instance-1"), HostName("agent1")),
-        ]  # fmt: skip
         self.paused: set[str] = set()
         self.asked = 0
         self.vanishing = 0  # how many more the brake holds when it is to be released
@@ -59,6 +56,7 @@ class FakeDaemon:
             64, 5, (0.5, 2.0), True, 1_700_000_100.0, {"applied": {"status_update_event": 9}}, {"json": 1},
             {"haproxy": 1, "network": 0}, adds=11, retries=4, reconnects=2, behind=3, max_behind=70, held=6,
             unready={"stream": False, "brake": True},
+            hosts={"answering": 2, "silent": 1, "fenced": 0},
         )  # fmt: skip
 
     def instances(self) -> Sequence[InstanceRow]:
@@ -83,9 +81,6 @@ class FakeDaemon:
     def vitals(self) -> Vitals:
         return self.numbers
 
-    async def history(self, address: str | None, limit: int) -> Sequence[Note]:
-        return [note for note in self.notes if address in (None, note.address)][:limit]
-
     async def pause(self, app: AppId | None) -> None:
         if app == "/unknown":
             raise Refused("app /unknown: Marathon has no such app")
@@ -104,13 +99,18 @@ class FakeDaemon:
 
 @contextmanager
 def served(
-    path: Path, daemon: FakeDaemon, *, group: str | None = None, policy: Policy | None = None
+    path: Path,
+    daemon: FakeDaemon,
+    *,
+    group: str | None = None,
+    policy: Policy | None = None,
+    routes: Iterable[web.RouteDef] = (),
 ) -> Iterator[ControlServer]:
     """A control server for the daemon, in an event loop and thread of its own."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="daemon")
     thread.start()
-    server = ControlServer(path, daemon, daemon, group=group, policy=policy)
+    server = ControlServer(path, daemon, daemon, group=group, policy=policy, routes=routes)
     try:
         asyncio.run_coroutine_threadsafe(server.start(), loop).result(10)
         yield server

@@ -211,7 +211,7 @@ class TestLookups:
         assert header.split()[:4] == ["ADDRESS", "POOL", "STATE", "APP"]
         assert line.split() == [
             "10.64.0.9", "blue", "bound", "/shop/web", "0", "shop_web.instance-1", "agent1",
-            "2023-11-14T22:13:20Z", "-",
+            "2023-11-14T22:13:20Z", "-", "-",
         ]  # fmt: skip
         assert json.loads(run("leases", "--json").output)[0]["generation"] == 3
 
@@ -220,11 +220,6 @@ class TestLookups:
         shown = dict(zip(header.split(), line.split(), strict=True))
         assert (shown["VLAN"], shown["FREE"], shown["BOUND"], shown["IDLE"]) == ("12", "1000", "20", "0")
         assert json.loads(run("pools", "--json").output)[0]["leases"]["cooling"] == 1
-
-    def test_history(self, run: Run) -> None:
-        assert "created" in run("history", "10.64.0.9").output
-        assert json.loads(run("history", "10.64.0.10", "--json").output) == []
-        assert run("history", "--limit", "0").exit_code == 2
 
     def test_pause_and_resume(self, run: Run, daemon: FakeDaemon) -> None:
         assert run("pause").output == "paused: everything\n"

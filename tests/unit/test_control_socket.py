@@ -93,8 +93,6 @@ class TestAnswers:
             assert client.leases() == [LEASE]
             assert client.pools() == daemon.pools()
             assert client.overview() == daemon.overview()
-            assert client.history("10.64.0.9") == daemon.notes
-            assert client.history("10.64.0.10") == []
 
     def test_pause_and_resume(self, place: Path, daemon: FakeDaemon) -> None:
         with served(place, daemon):
@@ -115,8 +113,6 @@ class TestAnswers:
             ("POST", "/pause", b'{"app": "x\\n"}', 400, "ids begin with /"),
             ("POST", "/brake/release", b"{}", 400, "`held`"),
             ("POST", "/brake/release", b"", 400, "body: "),
-            ("GET", "/history?limit=0", b"", 400, "limit: '0'"),
-            ("GET", "/history?limit=many", b"", 400, "limit: 'many'"),
             ("GET", "/nothing", b"", 404, "GET /nothing: Not Found"),
             ("GET", "/pause", b"", 405, "Method Not Allowed"),
         ],

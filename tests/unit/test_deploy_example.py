@@ -15,9 +15,9 @@ from mooring.controller.settings import Settings, load_settings
 from tests.unit.watched import ROOT
 
 EXAMPLE = ROOT / "deploy/mooring.toml.example"
-SETTING = re.compile(r'^#(?=["a-z_0-9.-]+ = )', re.MULTILINE)
-# One of two ways to authenticate; the whole file shows both.
-OTHER_WAY = re.compile(r"^token_file = .*\n", re.MULTILINE)
+SETTING = re.compile(r'^#(?=["a-z_0-9.-]+ = |\[redis\])', re.MULTILINE)
+# One of two ways to authenticate, one of two stores; the whole file shows both.
+OTHER_WAY = re.compile(r"^(token_file|store) = .*\n", re.MULTILINE)
 
 
 def loaded(directory: Path, text: str) -> Settings:
@@ -30,13 +30,14 @@ def loaded(directory: Path, text: str) -> Settings:
 
 
 def leaves(table: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every key with its value; NAME stands for the name of a pool."""
+    """Every key with its value; NAME stands for the name of a pool or supernet."""
     for key, value in table.items():
         here = f"{path}.{key}".lstrip(".")
         if isinstance(value, dict) and here not in ("hosts", "pools.shop.reserve"):
             yield from leaves(value, here)
         else:
-            yield here.replace("pools.shop", "pools.NAME"), value
+            named = here.replace("pools.shop", "pools.NAME").replace("supernets.campus", "supernets.NAME")
+            yield named, value
 
 
 def settings_of(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, Any]]:
@@ -45,7 +46,7 @@ def settings_of(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, A
         here = f"{path}.{name}".lstrip(".")
         inner = _model(field.annotation)
         if inner is not None and name != "routes":
-            yield from settings_of(inner, f"{here}.NAME" if name == "pools" else here)
+            yield from settings_of(inner, f"{here}.NAME" if name in ("pools", "supernets") else here)
         else:
             yield here, None if field.is_required() else field.get_default(call_default_factory=True)
 

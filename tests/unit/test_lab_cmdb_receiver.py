@@ -91,9 +91,20 @@ async def test_the_webhook_sink_and_the_receiver_understand_each_other(client: C
     spec = ItemSpec(key="/shop/web#0", app="/shop/web", instance="i", task="t", host="agent-1", status="live")
     change = Change(BindingId("b"), spec, (), 1, Epoch(1))
     async with aiohttp.ClientSession() as session:
-        sink = Webhook(session, str(client.make_url("/")), secret=SECRET.decode(), clock=SystemClock())
+        sink = Webhook(
+            session, str(client.make_url("/")), secret=SECRET.decode(), owner="lab", clock=SystemClock()
+        )
         assert "204" in await sink.check()
         assert await sink.apply([change]) == [Done()]
         assert (await shown(client, "/shop/web#0"))["status"] == "live"
+        assert (await sink.observe()).shown == {spec.key: spec}
         assert await sink.apply([Change(BindingId("b"), None, (spec,), 2, Epoch(1))]) == [Done()]
+        assert (await sink.observe()).shown == {}
     assert (await shown(client, "/shop/web#0"))["status"] == "retired"
+
+
+async def test_a_row_that_a_person_deleted_is_taken_again(client: Client) -> None:
+    await put(client, "/a/b:0", "k1", generation=1)
+    assert (await client.delete("/items/%2Fa%2Fb:0")).status == 204
+    assert (await client.delete("/items/%2Fa%2Fb:0")).status == 404
+    assert await put(client, "/a/b:0", "k2", generation=2) == (201, "created")

@@ -190,7 +190,7 @@ def test_a_label_with_an_endless_name_is_refused_in_one_line() -> None:
         ("10.64.0.1", "is the gateway"),
         ("10.64.0.0", "network or broadcast"),
         ("10.64.0.9", "for up to 2 instances"),
-        ("banana", "not an IPv4 address"),
+        ("banana", "not an IP address"),
     ],
 )
 def test_pinned_addresses(addresses: str, reason: str) -> None:

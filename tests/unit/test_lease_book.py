@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from mooring.core.errors import LeaseConflict, Refused, Retryable
-from mooring.core.model import AppId, BindingId, HostName, Lease, LeaseState, PoolName
+from mooring.core.model import AppId, BindingId, HostName, InstanceId, Lease, LeaseState, PoolName
 from mooring.core.store import Note, PutLease, Write
 from mooring.ipam.book import LeaseBook, Request
 from mooring.ipam.errors import (
@@ -145,7 +145,7 @@ def test_a_stranded_address_stays_where_it_was(desk: Desk) -> None:
     assert desk.done(desk.book.plan_strand(lease.address, desk.now, "agent-1 is silent")) == ["stranded"]
     elsewhere = desk.bind("web.1", A2)
     assert (elsewhere.slot, elsewhere.address) == (1, "10.20.0.2")
-    assert [found.state for found in desk.book.by_binding(BindingId("web.1"))] == ["stranded", "bound"]
+    assert [found.state for found in desk.book.held_by(WEB, BindingId("web.1"))] == ["stranded", "bound"]
     assert desk.state(lease) is LeaseState.STRANDED
     assert desk.done(desk.book.plan_expire(desk.now + 1e9)) == []
     assert desk.release(lease) == ["idle"]
@@ -211,12 +211,17 @@ def test_a_deleted_app_gives_its_empty_seats_back(desk: Desk) -> None:
     desk.release(other)
     assert desk.done(desk.book.plan_retire_app(WEB, desk.now)) == ["cooling"]
     assert [desk.state(lease) for lease in (kept, idle, other)] == ["bound", "cooling", "idle"]
-    assert desk.book.seats(WEB) == {"bound": 1, "cooling": 1}
+    assert [lease.state for lease in desk.book.by_app(WEB)] == ["bound", "cooling"]
+    assert (desk.book.idle_apps(), desk.book.apps()) == ({DB}, {WEB, DB})
+    assert (desk.book.has_idle_seat(WEB), desk.book.has_idle_seat(DB)) == (False, True)
 
 
 def test_a_conflicted_address_is_nobodys_until_released(desk: Desk) -> None:
     lease = desk.bind("web.1")
     assert desk.done(desk.book.plan_conflict(lease.address, desk.now, "a stranger answers")) == ["conflicted"]
+    found = desk.book.by_address(lease.address)
+    assert found is not None
+    assert (found.note, found.binding, found.slot) == ("a stranger answers", None, None)
     assert desk.book.plan_conflict(lease.address, desk.now, "again") == []
     instead = desk.bind("web.1")
     assert (instead.slot, instead.address) == (0, "10.20.0.2")
@@ -244,6 +249,129 @@ def test_a_pinned_address_that_is_never_given_out_is_refused(pin: str) -> None:
     with pytest.raises(AddressRefused, match=pin.replace(".", r"\.")) as caught:
         desk.bind("web.1", pinned=[pin])
     assert isinstance(caught.value, Refused)
+
+
+def test_a_pinned_address_that_cools_is_waited_for_and_the_longest_cooled_is_taken() -> None:
+    desk = Desk()
+    pins = ["10.20.0.5", "10.20.0.3"]
+    first, second = desk.bind("web.1", pinned=pins), desk.bind("web.2", pinned=pins)
+    desk.release(second, keep=False)
+    desk.now += 10
+    desk.release(first, keep=False)
+    with pytest.raises(PoolExhausted, match=r"the next has cooled at 1970-01-01T01:25:00Z") as caught:
+        desk.bind("web.3", pinned=pins)
+    assert caught.value.after_s == pytest.approx(COOL_S - 10)
+    desk.now += COOL_S
+    assert [desk.bind(f"web.{n}", pinned=pins).address for n in (3, 4)] == ["10.20.0.3", "10.20.0.5"]
+
+
+def test_who_waits_longer_is_left_as_many_addresses() -> None:
+    desk = Desk("10.20.0.0/29", exclude=["10.20.0.4-10.20.0.6"])
+    request = Request(WEB, PoolName("shop"), BindingId("web.1"), A1)
+    assert desk.book.plan_bind(request, desk.now, ahead=2).lease.address == "10.20.0.1"
+    with pytest.raises(PoolExhausted, match=r"no address left for /shop/web \(3 in all\)$") as caught:
+        desk.book.plan_bind(request, desk.now, ahead=3)
+    assert caught.value.after_s is None
+    cooled = desk.bind("db.0", app=DB)
+    desk.release(cooled, keep=False)
+    assert desk.book.available(PoolName("shop"), desk.now) == 2
+    assert desk.book.available(PoolName("shop"), desk.now + COOL_S) == 3
+    assert desk.book.plan_bind(request, desk.now + COOL_S, ahead=2).lease.address == "10.20.0.2"
+    pinned = Request(WEB, PoolName("shop"), BindingId("web.1"), A1, ("10.20.0.3",))
+    assert desk.book.plan_bind(pinned, desk.now, ahead=9).lease.address == "10.20.0.3"
+    held = desk.bind("web.1")
+    assert desk.book.plan_bind(request, desk.now, ahead=9) == (held, [])
+    desk.release(held)
+    other = Request(WEB, PoolName("shop"), BindingId("web.2"), A1)
+    assert desk.book.plan_bind(other, desk.now, ahead=9).lease.slot == held.slot
+
+
+def test_what_time_changes_is_told_in_parts() -> None:
+    desk = Desk("10.20.0.0/20", exclude=["10.20.8.0-10.20.15.254"])
+    for number in range(1001):
+        desk.release(desk.bind(f"web.{number}", app=AppId(f"/a/{number}")), keep=False)
+    desk.now += COOL_S
+    assert [len(desk.done(desk.book.plan_expire(desk.now))) for _ in range(3)] == [1000, 1, 0]
+
+
+def test_an_address_that_was_withdrawn_while_in_use_cools_instead_of_staying_with_its_seat() -> None:
+    before = Desk()
+    kept, withdrawn = before.bind("web.1"), before.bind("web.2")
+    after = Desk(leases=before.book.leases(), exclude=[withdrawn.address])
+    assert after.bind("web.2") == withdrawn
+    assert after.release(kept) == ["idle"]
+    assert after.release(withdrawn) == ["cooling"]
+    assert after.book.available(PoolName("shop"), after.now + COOL_S) == 4
+    assert after.done(after.book.plan_expire(after.now + COOL_S)) == ["free"]
+    assert after.book.usage(PoolName("shop")).free == 4
+
+
+def test_a_pool_of_another_name_goes_on_with_the_same_addresses() -> None:
+    desk = Desk()
+    bound, idle = desk.bind("web.1"), desk.bind("web.2")
+    desk.release(idle)
+    pools = Pools([Pool.parse("renamed", "10.20.0.0/29")])
+    book = LeaseBook(pools, desk.book.leases(), cooling_s=COOL_S)
+    assert book.usage(PoolName("renamed")).leases == {"bound": 1, "idle": 1}
+    request = Request(WEB, PoolName("renamed"), BindingId("web.1"), A1)
+    assert book.plan_bind(request, desk.now) == (bound, [])
+    seat = book.plan_bind(Request(WEB, PoolName("renamed"), BindingId("web.3"), A1), desk.now).lease
+    assert (seat.address, seat.slot, seat.pool) == (idle.address, idle.slot, "renamed")
+
+
+def test_a_pool_of_the_other_family() -> None:
+    desk = Desk("fd00:20::/64", gateway="fd00:20::1", exclude=["fd00:20::2-fd00:20::9"])
+    lease = desk.bind("web.1")
+    assert lease.address == "fd00:20::a"
+    assert desk.bind("web.2", pinned=["fd00:20::ff"]).address == "fd00:20::ff"
+    desk.release(lease, keep=False)
+    assert desk.book.usage(PoolName("shop")).leases == {"bound": 1, "cooling": 1}
+    assert desk.book.usage(PoolName("shop")).free == 2**20 - 10 - 2
+    request = Request(WEB, PoolName("shop"), BindingId("web.9"), A1)
+    adopted = desk.book.plan_adopt("FD00:20::0:BB", request, 4, 2, desk.now).lease
+    assert (adopted.address, adopted.slot) == ("fd00:20::bb", 4)
+    assert desk.book.plan_adopt("fd00:20::ffff:ffff", request, 0, 1, desk.now).lease.slot == 0
+    desk.done(desk.book.plan_quarantine("FD00:20::CC", desk.now, "only a name"))
+    assert desk.book.by_address("fd00:20::cc") is not None
+
+
+@pytest.mark.parametrize("slot", [-1, 1 << 20, 0])
+def test_a_mark_with_an_impossible_or_taken_slot_gets_another(desk: Desk, slot: int) -> None:
+    desk.bind("web.1")
+    request = Request(WEB, PoolName("shop"), BindingId("web.2"), A1)
+    assert desk.book.plan_adopt("10.20.0.6", request, slot, 1, desk.now).lease.slot == 1
+
+
+def test_a_mark_on_an_address_of_the_same_seat_keeps_the_slot(desk: Desk) -> None:
+    lease = desk.bind("web.1")
+    desk.release(lease)
+    request = Request(WEB, PoolName("shop"), BindingId("web.2"), A1)
+    assert desk.book.plan_adopt(lease.address, request, 0, 1, desk.now).lease.slot == 0
+
+
+def test_generations_rise_over_the_time_an_address_was_free(desk: Desk) -> None:
+    lease = desk.bind("web.1")
+    desk.release(lease, keep=False)
+    desk.done(desk.book.plan_expire(desk.now + COOL_S))
+    assert desk.bind("web.2").generation == 3
+    quarantined = desk.book.plan_quarantine("10.20.0.6", desk.now, "not proven free")
+    assert [write.lease.generation for write in quarantined if isinstance(write, PutLease)] == [1]
+
+
+def test_names_that_many_leases_carry_are_held_once() -> None:
+    def fresh(text: str) -> str:
+        return "".join(list(text))
+
+    leases = [
+        Lease(f"10.20.0.{n + 1}", PoolName(fresh("shop")), LeaseState.BOUND, AppId(fresh("/shop")), n,
+              BindingId(f"web.{n}"), HostName(fresh("agent-1")), 1, 1.0)
+        for n in range(2)
+    ]  # fmt: skip
+    assert leases[0].app is not leases[1].app
+    first, second = Desk(leases=leases).book.leases()
+    assert first.app is second.app
+    assert first.pool is second.pool
+    assert first.host is second.host
 
 
 def test_pools_are_refused_to_strangers_and_by_unknown_names(desk: Desk) -> None:
@@ -330,13 +458,17 @@ def test_usage_counts_every_state() -> None:
     assert usage.leases == {"idle": 1, "cooling": 1, "bound": 1}
 
 
-def test_every_step_says_who_and_why(desk: Desk) -> None:
+def test_every_step_says_who_and_why() -> None:
+    desk = Desk(vlan=7)
     lease = desk.bind("web.1")
     [put, note] = desk.book.plan_release(lease.address, keep=False, now=7000.0, reason="killed by hand")
     assert put == PutLease(
         lease.moved(LeaseState.COOLING, 7000.0, binding=None, slot=None, until=7000.0 + COOL_S), 1
     )
-    assert note == Note(7000.0, "cooling", "killed by hand", lease.address, WEB, 0, "web.1", A1)  # type: ignore[arg-type]
+    assert note == Note(
+        7000.0, "cooling", "killed by hand", lease.address, WEB, 0, InstanceId("web.1"), A1,
+        pool=PoolName("shop"), vlan=7, generation=2,
+    )  # fmt: skip
 
 
 def test_accepting_what_was_planned_on_an_older_book_is_a_defect(desk: Desk) -> None:

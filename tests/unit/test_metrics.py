@@ -26,10 +26,12 @@ NAMES = {
     "mooring_stream_last_event_timestamp_seconds", "mooring_stream_reconnects_total", "mooring_events_total",
     "mooring_events_skipped_total", "mooring_snapshot_age_seconds", "mooring_snapshots_total",
     "mooring_leases", "mooring_pool_free", "mooring_pool_size", "mooring_refused_apps",
+    "mooring_pool_utilisation_ratio", "mooring_pool_exhaustion_seconds", "mooring_pool_waiting",
     "mooring_brake_engaged", "mooring_paused", "mooring_paused_apps", "mooring_build_info",
     "mooring_event_loop_lag_seconds", "mooring_event_loop_turn_seconds_bucket",
     "mooring_event_loop_longest_turn_seconds", "mooring_stream_behind_events",
     "mooring_stream_behind_events_max", "mooring_brake_held_instances", "mooring_unready",
+    "mooring_drift", "mooring_repairs_total", "mooring_verified_timestamp_seconds",
     "process_resident_memory_bytes",
 }  # fmt: skip
 
@@ -58,6 +60,7 @@ def value(metrics: Metrics, name: str, /, **labels: str) -> float | None:
 def test_names(metrics: Metrics) -> None:
     metrics.reconciled("success", 0.1)
     metrics.snapshot_taken("merged")
+    metrics.verified(1_700_000_000.0, {("network", "missing"): 1})
     shown = {sample.name for family in metrics.registry.collect() for sample in family.samples}
     assert shown >= NAMES
 

@@ -48,6 +48,21 @@ def test_a_removal_that_may_have_happened_is_not_forgotten() -> None:
     assert back.confirmed(back.generation, A).settled
 
 
+def test_what_is_in_doubt_is_made_certain_again_under_a_new_generation() -> None:
+    state = SinkState(A, A, (), 4)
+    doubted = state.doubted()
+    assert not doubted.settled
+    assert doubted.applied == A, "whoever asks whether it ever was shown gets the same answer as before"
+    assert doubted.shown == (A,)
+    assert doubted.confirmed(4, A) == doubted, "an earlier outcome does not take the doubt away"
+    assert doubted.confirmed(5, A) == SinkState(A, A, (), 5)
+
+
+def test_only_what_is_settled_can_come_into_doubt() -> None:
+    for state in (SinkState(), SinkState().want(A), SinkState(A, A).want(B), SinkState(A, A).doubted()):
+        assert state.doubted() is state
+
+
 STEPS = st.lists(st.one_of(st.sampled_from([A, B, C, None]), st.just("done"), st.just("crash")), max_size=20)
 
 

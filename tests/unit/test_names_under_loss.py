@@ -99,7 +99,7 @@ async def _play(
             await daemon.start()
         await daemon.want(binding, wanted)
     await daemon.settle()
-    seen = await daemon.sink.observe()
+    seen = (await daemon.sink.observe()).shown
     assert set(seen.values()) == {state.wanted for state in daemon.states.values() if state.wanted}
     _consistent(daemon.server.sets)
     for binding in daemon.states:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, ip_address
 from typing import Any
 
 import pytest
@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mooring.core.errors import ConfigRefused
-from mooring.core.model import AppId
+from mooring.core.model import AppId, PoolName, PoolSpec
 from mooring.core.specs import Route
-from mooring.ipam.errors import PoolUnknown
-from mooring.ipam.pools import Pool, Pools
+from mooring.ipam.errors import AddressRefused, PoolUnknown
+from mooring.ipam.numbers import place_of
+from mooring.ipam.pools import MOST, Pool, Pools
 
 NETWORK = "10.20.0.0/28"
 
@@ -80,14 +81,25 @@ def test_a_refusal_says_why(address: str, why: str | None) -> None:
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        ({"network": "10.20.0.0/33"}, "is not an IPv4 network"),
-        ({"network": "fd00::/64"}, "is not an IPv4 network"),
+        ({"network": "10.20.0.0/33"}, "is not an IP network"),
+        ({"network": "fe80::%1/64"}, "is not an IP network"),
+        ({"network": "fd00::/47"}, "from /48 to /126"),
+        ({"network": "fd00::/127"}, "from /48 to /126"),
+        ({"network": "fd00::1/64"}, "write fd00::/64"),
+        ({"gateway": "fd00::1"}, "gateway fd00::1 is outside"),
+        ({"gateway": "fe80::1%eth0"}, "is not an IP address"),
+        ({"network": "fd00::/64", "gateway": "fd00::"}, "subnet-router anycast"),
+        ({"network": "fd00::/64", "mtu": 1279}, "mtu 1279 must be from 1280"),
+        ({"network": "fd00::/64", "routes": [Route("10.0.0.0/8", "fd00::1")]}, "not of the family"),
+        ({"routes": [Route("fd00::/64", "10.20.0.1")]}, "route fd00::/64 is not of the family"),
+        ({"mtu": 65536}, "mtu 65536 must be from 576 to 65535"),
+        ({"exclude": ["10.20.0.1-fd00::1"]}, "leaves 10.20.0.0/28"),
         ({"network": "10.20.0.5/28"}, "write 10.20.0.0/28"),
         ({"network": "10.0.0.0/8"}, "from /12 to /30"),
         ({"network": "10.0.0.0/31"}, "from /12 to /30"),
         ({"gateway": "10.20.1.1"}, "gateway 10.20.1.1 is outside"),
         ({"gateway": "10.20.0.15"}, "broadcast"),
-        ({"gateway": "router"}, "gateway 'router' is not"),
+        ({"gateway": "router"}, "gateway 'router' is not an IP address"),
         ({"vlan": 0}, "vlan 0 must be from 1 to 4094"),
         ({"vlan": 4095}, "vlan 4095"),
         ({"mtu": 100}, "mtu 100"),
@@ -127,6 +139,80 @@ def test_pools_must_not_overlap_or_share_a_name() -> None:
         "pools wide (10.20.0.0/16) and inside (10.20.6.0/24) overlap",
         "pool narrow is defined twice",
     ]
+
+
+def test_an_ipv6_pool_gives_out_its_lowest_addresses() -> None:
+    pool = Pool.parse(
+        "six",
+        "fd00:20::/64",
+        gateway="fd00:20::ffff:1",
+        exclude=["fd00:20::1-fd00:20::3", "fd00:20::f:ffff-fd00:20:0:0:1::"],
+        reservations={"fd00:20::5": "the printer", "fd00:20:0:0:2::": "far away"},
+    )
+    assert pool.size == MOST - 1 - 3 - 1 - 1
+    first = [str(address) for address, _ in zip(pool.assignable(), range(3), strict=False)]
+    assert first == ["fd00:20::4", "fd00:20::6", "fd00:20::7"]
+    assert [pool.refusal(ip_address(text)) for text in ("fd00:20::4", "fd00:20::f:fffe")] == [None, None]
+    why = {text: pool.refusal(ip_address(text)) or "" for text in (
+        "fd00:20::", "fd00:20::ffff:1", "fd00:20::5", "fd00:20::10:0", "fd00:20::2", "10.20.0.1", "fd00:21::1"
+    )}  # fmt: skip
+    assert "anycast" in why["fd00:20::"]
+    assert why["fd00:20::ffff:1"] == "is the gateway"
+    assert "the printer" in why["fd00:20::5"]
+    assert "beyond the lowest 1048576" in why["fd00:20::10:0"]
+    assert "excluded" in why["fd00:20::2"]
+    assert "outside" in why["10.20.0.1"]
+    assert "outside" in why["fd00:21::1"]
+
+
+def test_the_last_address_of_a_small_ipv6_pool_is_like_any_other() -> None:
+    pool = Pool.parse("six", "fd00::/126")
+    assert [str(address) for address in pool.assignable()] == ["fd00::1", "fd00::2", "fd00::3"]
+
+
+def test_a_pool_survives_being_stored() -> None:
+    pool = Pool.parse(
+        "shop", NETWORK, gateway="10.20.0.1", vlan=7, routes=[Route("10.30.0.0/16", "10.20.0.2")], mtu=1450,
+        exclude=["10.20.0.4-10.20.0.6"], reservations={"10.20.0.8": "the printer"},
+        groups=["/shop"], supernet="s",
+    )  # fmt: skip
+    assert Pool.of(pool.spec) == pool
+    assert pool.spec == PoolSpec(
+        PoolName("shop"), NETWORK, "10.20.0.1", 7, 1450, (Route("10.30.0.0/16", "10.20.0.2"),),
+        ("10.20.0.4-10.20.0.6",), {"10.20.0.8": "the printer"}, ("/shop",), "s",
+    )  # fmt: skip
+    assert Pool.parse("six", "FD00:0::/64", gateway="FD00::1").spec.gateway == "fd00::1"
+    assert Pool.parse("bare", NETWORK).spec == PoolSpec(PoolName("bare"), NETWORK)
+
+
+def test_families_do_not_meet() -> None:
+    four, six = Pool.parse("four", "0.0.0.0/12"), Pool.parse("six", "::/48")
+    pools = Pools([six, four])
+    assert pools.containing(ip_address("0.0.0.1")) is four
+    assert pools.containing(ip_address("::1")) is six
+    assert (pools.of_text("0.0.0.1"), pools.of_text("::1"), pools.of_text("::1:0:0:0:0:0")) == (
+        four,
+        six,
+        None,
+    )
+    assert [place_of(text) for text in ("0.0.0.1", "::1")] == [1, (1 << 128) + 1]
+    with pytest.raises(AddressRefused, match=r"'10\.1' is not an IP address"):
+        place_of("10.1")
+    with pytest.raises(AddressRefused, match="not an IP address"):
+        place_of("::x")
+
+
+def test_pools_change_by_making_others() -> None:
+    one, two = Pool.parse("one", "10.20.0.0/24"), Pool.parse("two", "10.20.1.0/24")
+    wide = Pool.parse("one", "10.20.0.0/23")
+    pools = Pools([one, two])
+    assert pools.sharing(wide) == [two]
+    assert pools.sharing(Pool.parse("three", "10.20.0.128/25")) == [one]
+    assert pools.sharing(Pool.parse("three", "10.20.2.0/24")) == []
+    assert list(pools.without(two.name).with_pool(wide)) == [wide]
+    assert list(pools.without(one.name).with_pool(one)) == [two, one]
+    with pytest.raises(ConfigRefused, match="overlap"):
+        pools.with_pool(wide)
 
 
 def test_pools_are_found_by_name_and_by_address() -> None:

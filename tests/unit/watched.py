@@ -88,6 +88,7 @@ def shown_by_the_daemon() -> Metrics:
     metrics.collect_from(FakeDaemon(), Pulse(SteppedClock()), Turns())
     metrics.reconciled("success", 0.1)
     metrics.snapshot_taken("merged")
+    metrics.verified(1.0, dict.fromkeys([("network", "missing"), ("network", "foreign")], 1))
     return metrics
 
 

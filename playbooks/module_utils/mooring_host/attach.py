@@ -1,14 +1,15 @@
 """Attach any number of containers to the switch, with one transaction for all of them.
 
     1. resolve     find each container, open its namespace, refuse the host's
-    2. read        our ports, the host's devices, the container's interface; refuse a stale epoch
-    3. plan        keep, update, replace or create (see planning); nothing differs: done
-    4. link        veth pairs, the peer born inside the container with its name and MAC
-    5. commit      add, update and remove ports in one fenced transaction; wait for the switch daemon
-    6. configure   offload, address, link up, routes; read everything back
-    7. clean up    a container that failed or died on the way leaves neither port nor device
+    2. detect      where asked, probe the wire: an address that somebody else answers on is not attached
+    3. read        our ports, the host's devices, the container's interface; refuse a stale epoch
+    4. plan        keep, update, replace or create (see planning)
+    5. link        veth pairs, the peer born inside the container with its name and MAC
+    6. commit      add, update and remove ports in one fenced transaction; wait for the switch daemon
+    7. configure   offload, address, link up, routes; read everything back
+    8. clean up    a container that failed or died on the way leaves neither port nor device
 
-A job that fails at any step leaves the batch and the others go on.  If the switch changed between 2 and 5,
+A job that fails at any step leaves the batch and the others go on.  If the switch changed between 3 and 6,
 the links are taken back and everything is planned anew; if the switch refuses the batch, each job is tried
 alone, so that one bad port costs only itself.
 """
@@ -21,6 +22,7 @@ from functools import partial
 
 from .announce import Announcement, announce_later
 from .containers import Container
+from .detect import Question, judge, probe_wire
 from .errors import Refused, Retry
 from .host import APPLY_TIMEOUT_S, FAILURES, Host, Result, failure
 from .links import ContainerLinks, Interface, View, differences, mac_for, silence_host_end
@@ -28,8 +30,8 @@ from .namespaces import NetworkNamespace
 from .netlink import Link
 from .orders import Attach
 from .ovsdb import OvsdbRejected, OvsdbStale
-from .planning import Plan, alias_prefix, device_alias, marks_for, plan_attach
-from .switch import Switch, Transaction
+from .planning import Plan, alias_prefix, device_alias, marks_for, plan_attach, same_seat
+from .switch import Switch
 
 ATTEMPTS = 4
 
@@ -45,6 +47,7 @@ class Job:
     wanted: Interface | None = None
     view: View | None = None
     plan: Plan | None = None
+    idle: bool = False  # nothing differs
     linked: bool = False
     result: Result | None = None
 
@@ -61,7 +64,9 @@ def attach(host: Host, orders: list[Attach]) -> list[Result]:
     try:
         for order in orders:
             jobs.append(_resolve(host, order, seats))
-        _run(host, [job for job in jobs if isinstance(job, Job)])
+        open_jobs = [job for job in jobs if isinstance(job, Job)]
+        _detect(host, open_jobs)
+        _run(host, open_jobs)
         return [job if isinstance(job, Result) else _ended(job) for job in jobs]
     finally:
         for job in jobs:
@@ -108,8 +113,35 @@ def _each(jobs: Iterable[Job], step: Callable[[Job], None]) -> list[Job]:
     return going
 
 
+def _detect(host: Host, jobs: list[Job]) -> None:
+    """Step 2 for all jobs that ask for it, in one look at the wire."""
+    asking = [job for job in jobs if job.order.detect]
+    if not asking or host.settings.check:
+        return
+    try:
+        switch = host.switch()
+        devices = host.devices()
+        asking = [job for job in asking if not _is_there(host, switch, devices, job)]
+        questions = {Question(job.order.address, job.order.vlan) for job in asking}
+        sightings = probe_wire(host, questions)
+    except FAILURES as error:
+        _fail_all(asking, error)
+        return
+    for job in asking:
+        sighting = sightings[Question(job.order.address, job.order.vlan)]
+        job.result = judge(job.order, sighting, switch)
+
+
+def _is_there(host: Host, switch: Switch, devices: dict[str, Link], job: Job) -> bool:
+    """Whether an earlier attach of the same order made the port, and only its answer was lost."""
+    marks = marks_for(job.order, host.settings.owner, host.settings.epoch, job.container.incarnation)
+    return any(
+        same_seat(port, marks) and port.connected and port.name in devices for port in switch.ports.values()
+    )
+
+
 def _run(host: Host, jobs: list[Job]) -> None:
-    """Steps 2 to 7 for jobs whose containers are open; every job has a result afterwards."""
+    """Steps 3 to 8 for jobs whose containers are open; every job has a result afterwards."""
     for _ in range(ATTEMPTS):
         jobs = [job for job in jobs if job.result is None]
         if not jobs:
@@ -133,11 +165,11 @@ def _run(host: Host, jobs: list[Job]) -> None:
 
 
 def _attempt(host: Host, jobs: list[Job]) -> None:
-    """Steps 2 to 7 once; raises what the switch answered, after taking back the links that were made."""
+    """Steps 3 to 8 once; raises what the switch answered, after taking back the links that were made."""
     switch, devices = host.switch(), host.devices()
     going = _each(jobs, partial(_plan, host, switch, devices))
     if host.settings.check:
-        _each(going, partial(_finish, changed=True))
+        _each(going, _finish)
         return
     linked = _each(going, partial(_link, host))
     _drop_links(host, [job for job in going if job.result is not None])
@@ -155,9 +187,9 @@ def _fail_all(jobs: Iterable[Job], error: Exception) -> None:
 
 
 def _plan(host: Host, switch: Switch, devices: dict[str, Link], job: Job) -> None:
-    """Steps 2 and 3 for one job; ends it if nothing differs."""
+    """Steps 3 and 4 for one job."""
     order, settings = job.order, host.settings
-    switch.check_epoch(settings.epoch)
+    switch.check_epoch(settings.epoch, settings.sequence)
     job.wanted = Interface(
         name=order.interface,
         address=order.address,
@@ -174,8 +206,7 @@ def _plan(host: Host, switch: Switch, devices: dict[str, Link], job: Job) -> Non
     marks = marks_for(order, settings.owner, settings.epoch, job.container.incarnation)
     peer = _peer(job.view, devices)
     job.plan = plan_attach(order, marks, switch, peer, set(devices) | set(switch.ports))
-    if job.plan.idle and job.view is not None and not differences(job.view, job.wanted):
-        _finish(job, changed=False)
+    job.idle = job.plan.idle and job.view is not None and not differences(job.view, job.wanted)
 
 
 def _check_interface(view: View | None, wanted: Interface, owner: str) -> None:
@@ -198,7 +229,7 @@ def _peer(view: View | None, devices: dict[str, Link]) -> str | None:
 
 
 def _link(host: Host, job: Job) -> None:
-    """Step 4 for one job: make the veth pair, replacing what is left of an earlier one."""
+    """Step 5 for one job: make the veth pair, replacing what is left of an earlier one."""
     assert job.plan is not None
     assert job.wanted is not None
     name, wanted = job.plan.create, job.wanted
@@ -225,8 +256,8 @@ def _drop_links(host: Host, jobs: Iterable[Job]) -> None:
 
 
 def _commit_and_configure(host: Host, switch: Switch, jobs: list[Job]) -> None:
-    """Steps 5 to 7; raises what the transaction raises, after which nothing of it was applied."""
-    transaction = Transaction(switch, host.settings.epoch)
+    """Steps 6 to 8; raises what the transaction raises, after which nothing of it was applied."""
+    transaction = host.change(switch)
     for job in jobs:
         assert job.plan is not None
         for port in job.plan.supersede:
@@ -273,8 +304,11 @@ def _check_port(switch: Switch, job: Job) -> None:
 
 
 def _configure(job: Job) -> None:
-    """Step 6 for one job."""
+    """Step 7 for one job."""
     assert job.wanted is not None
+    if job.idle:
+        _finish(job)
+        return
     version = job.wanted.address.version
     view = job.inside.view(job.wanted.name, version)
     if view is None:
@@ -284,10 +318,10 @@ def _configure(job: Job) -> None:
     left = differences(view, job.wanted) if view is not None else ["everything: the interface vanished"]
     if left:
         raise Retry(f"the interface still differs after it was configured: {', '.join(left)}")
-    _finish(job, changed=True)
+    _finish(job)
 
 
-def _finish(job: Job, *, changed: bool) -> None:
+def _finish(job: Job) -> None:
     assert job.plan is not None
     assert job.wanted is not None
     port = job.plan.create or (job.plan.keep.name if job.plan.keep else "")
@@ -298,7 +332,7 @@ def _finish(job: Job, *, changed: bool) -> None:
         "container": job.container.incarnation,
         "removed": sorted(port.name for port in job.plan.supersede),
     }
-    job.result = Result(job.order.id, "done", changed=changed, details=details)
+    job.result = Result(job.order.id, "done", changed=not job.idle, details=details)
 
 
 def _announcement(job: Job) -> Announcement:
@@ -307,11 +341,11 @@ def _announcement(job: Job) -> Announcement:
 
 
 def _clean_up(host: Host, failed: list[Job]) -> None:
-    """Step 7: remove the ports of jobs that failed after the commit."""
+    """Step 8: remove the ports of jobs that failed after the commit."""
     if not failed:
         return
     switch = host.switch()
-    transaction = Transaction(switch, host.settings.epoch)
+    transaction = host.change(switch)
     for job in failed:
         assert job.plan is not None
         assert job.plan.create is not None

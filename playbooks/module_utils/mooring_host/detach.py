@@ -3,8 +3,9 @@ gone.
 
 The caller gives an address back to its pool when this says `done`, so `done` is said only after the switch
 was read again: no port that had to go is left, the switch daemon has acknowledged, and no device is left
-either. Devices are also looked for by their own mark, which finds a pair whose port somebody removed by
-hand. Nothing to remove is `done` as well: the question is whether the port is gone, not who removed it.
+either. Devices are also looked for by their own mark, which finds a pair whose port somebody removed by hand.
+Nothing to remove is `done` as well: the question is whether the port is gone, not who removed it. (A numbered
+call waits for the switch daemon even then, because an earlier call may have given up waiting for it.)
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def detach(host: Host, orders: list[Detach]) -> list[Result]:
 def _attempt(host: Host, orders: list[Detach]) -> list[Result]:
     """Plan all orders on one reading of the switch and remove everything in one transaction."""
     switch, devices = host.switch(), host.devices()
-    transaction = Transaction(switch, host.settings.epoch)
+    transaction = host.change(switch)
     alive = host.alive(switch, devices)
     planned = [_plan(host, order, switch, devices, alive) for order in orders]
     jobs = [job for job in planned if isinstance(job, Job)]

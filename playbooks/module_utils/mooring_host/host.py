@@ -14,18 +14,19 @@ from .containers import Engine
 from .errors import OperationError, Retry
 from .netlink import Link, Netlink
 from .ovsdb import Ovsdb, OvsdbRejected, OvsdbUnreachable
-from .switch import Port, Switch, read_switch
+from .switch import Port, Switch, Transaction, read_switch
 
 APPLY_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What one call is told about the host and about its caller."""
+    """What one call is told about the host and about its caller; `sequence` numbers the caller's calls."""
 
     owner: str
     epoch: int
     bridge: str
+    sequence: int = 0
     check: bool = False
     database: str = "/var/run/openvswitch/db.sock"
     engine: str = "/var/run/docker.sock"
@@ -92,6 +93,10 @@ class Host:
     def switch(self) -> Switch:
         """Read the bridge and our ports."""
         return read_switch(self.database, self.settings.bridge, self.settings.owner)
+
+    def change(self, switch: Switch) -> Transaction:
+        """Begin to change ports; raises an OperationError if this call was overtaken."""
+        return Transaction(switch, self.settings.epoch, self.settings.sequence)
 
     def devices(self) -> dict[str, Link]:
         """The host's network devices by name."""

@@ -4,6 +4,9 @@ Operations of a kind are done together, kinds in this order: detach, attach, wri
 comes first, because a call may take an address from one container and give it to another; observing comes
 last, because it shall report what the others did.
 
+Calls that detach or attach take turns (see `turns`), and may carry a number, by which a call that was
+overtaken is turned away (see `switch`).
+
 Writes and probes depend on other people's programs.  Each kind has a budget of time (8 s and 2 s), so that
 whatever these do, a call answers long before its caller gives up and loses the results of all operations.
 What did not get its turn is answered with `retry`.
@@ -12,6 +15,7 @@ What did not get its turn is answered with `retry`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from .attach import attach
@@ -22,6 +26,9 @@ from .observe import observe
 from .orders import Attach, Detach, Observe, Order, Probe, Write, parse
 from .probing import probe
 from .reloads import write
+from .turns import my_turn
+
+Kinds = Sequence[tuple[type, Callable[[Host, Any], list[Result]]]]
 
 
 def perform(settings: Settings, operations: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -33,16 +40,37 @@ def perform(settings: Settings, operations: Sequence[Mapping[str, Any]]) -> list
             orders[index] = parse(operation)
         except OperationError as error:
             results[index] = failure(str(operation.get("id", "")), error)
-    host = Host(settings)
+    sequence = max((order.sequence for order in orders.values() if isinstance(order, _WIRING)), default=0)
+    host = Host(replace(settings, sequence=sequence))
     try:
-        for kind, act in _KINDS:
-            chosen = [index for index, order in orders.items() if isinstance(order, kind)]
-            if chosen:
-                done = _guarded(act, host, [orders[index] for index in chosen])
-                results.update({index: done[place] for place, index in enumerate(chosen)})
+        results.update(_wire(host, orders))
+        results.update(_perform(host, _THEN, orders))
     finally:
         host.close()
     return [results[index].report() for index in range(len(operations))]
+
+
+def _wire(host: Host, orders: Mapping[int, Order]) -> dict[int, Result]:
+    """Detach and attach, when it is this call's turn."""
+    wiring = {index: order for index, order in orders.items() if isinstance(order, _WIRING)}
+    if not wiring:
+        return {}
+    try:
+        with my_turn(host.settings.state_dir):
+            return _perform(host, _FIRST, wiring)
+    except OSError as error:  # of the lock; whatever an operation meets is in its result
+        return {index: failure(order.id, error) for index, order in wiring.items()}
+
+
+def _perform(host: Host, kinds: Kinds, orders: Mapping[int, Order]) -> dict[int, Result]:
+    """Do the operations of the given kinds; results by index."""
+    results: dict[int, Result] = {}
+    for kind, act in kinds:
+        chosen = [index for index, order in orders.items() if isinstance(order, kind)]
+        if chosen:
+            done = _guarded(act, host, [orders[index] for index in chosen])
+            results.update({index: done[place] for place, index in enumerate(chosen)})
+    return results
 
 
 def _guarded(act: Callable[[Host, Any], list[Result]], host: Host, orders: Sequence[Order]) -> list[Result]:
@@ -68,10 +96,6 @@ def _singly(act: Callable[[Host, Any], Result]) -> Callable[[Host, Any], list[Re
     return each
 
 
-_KINDS: list[tuple[type, Callable[[Host, Any], list[Result]]]] = [
-    (Detach, detach),
-    (Attach, attach),
-    (Write, write),
-    (Probe, probe),
-    (Observe, _singly(observe)),
-]
+_WIRING = (Detach, Attach)
+_FIRST: Kinds = [(Detach, detach), (Attach, attach)]
+_THEN: Kinds = [(Write, write), (Probe, probe), (Observe, _singly(observe))]

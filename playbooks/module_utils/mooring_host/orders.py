@@ -39,6 +39,8 @@ class Attach:
     mtu: int | None
     generation: int
     interface: str
+    sequence: int
+    detect: bool  # whether to make sure first that nobody else has the address
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Detach:
     instance: str | None
     address: Address | None
     task_id: str | None
+    sequence: int
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,8 @@ def _attach(order: Mapping[str, Any]) -> Attach:
         mtu=None if order.get("mtu") is None else _number(order, "mtu", 576, 65535),
         generation=_number(order, "generation", 0, 1 << 62),
         interface=_matching(order, "interface", _INTERFACE, "eth0"),
+        sequence=_sequence(order),
+        detect=bool(order.get("detect", False)),
     )
 
 
@@ -120,7 +125,7 @@ def _detach(order: Mapping[str, Any]) -> Detach:
     address = _address(order, "address") if order.get("address") else None
     if instance is None and address is None:
         raise Refused(f"{order.get('op')}: give an instance, an address or both")
-    return Detach(_text(order, "id"), instance, address, order.get("task_id") or None)
+    return Detach(_text(order, "id"), instance, address, order.get("task_id") or None, _sequence(order))
 
 
 def _observe(order: Mapping[str, Any]) -> Observe:
@@ -185,6 +190,11 @@ def _number(order: Mapping[str, Any], key: str, low: int, high: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise _refusal(order, key, f"must be a number from {low} to {high}")
     return value
+
+
+def _sequence(order: Mapping[str, Any]) -> int:
+    """The caller's running number of this call; 0 where calls are not numbered."""
+    return 0 if order.get("sequence") is None else _number(order, "sequence", 0, 1 << 62)
 
 
 def _seconds(order: Mapping[str, Any], key: str, default: float) -> float:

@@ -95,7 +95,7 @@ def plan_attach(
     keep: Port | None = None
     supersede: list[Port] = []
     for port in switch.ports.values():
-        if port.name == peer and port.connected and _same_seat(port, marks):
+        if port.name == peer and port.connected and same_seat(port, marks):
             keep = port
         elif _superseded(port, marks):
             supersede.append(port)
@@ -104,7 +104,8 @@ def plan_attach(
     return Plan(keep=keep, create=create, tag=order.vlan, marks=marks, supersede=supersede)
 
 
-def _same_seat(port: Port, marks: dict[str, str]) -> bool:
+def same_seat(port: Port, marks: dict[str, str]) -> bool:
+    """Whether the port was made for the same start of the container, address, interface and instance."""
     return all(port.marks.get(key) == marks[key] for key in ("container", "address", "interface", "instance"))
 
 

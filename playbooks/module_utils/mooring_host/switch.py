@@ -5,9 +5,12 @@ removed.
 
 Two rules are kept by the transaction itself, not by the order in which programs happen to run:
 
-* *The fence.* The bridge remembers the highest epoch that ever changed it. Each transaction waits for the
-  bridge's marks and ports to be exactly as they were read; a daemon of a lower epoch was refused on
-  reading, and if a newer one acts in between, the whole transaction is void.
+* *The fence.* The bridge remembers the highest epoch that ever changed it, and the number of that daemon's
+  newest call. Each transaction waits for the bridge's marks and ports to be exactly as they were read; a
+  daemon of a lower epoch and a call of a lower number were turned away on reading, and if a newer one acts in
+  between, the whole transaction is void. Every call that attaches or detaches leaves its number, also when
+  it finds nothing to change: what it confirmed cannot be undone by an earlier call that was frozen on its way
+  and wakes later.
 * *One holder.* The ports that an address had before are removed in the transaction that adds the new one.
 """
 
@@ -20,6 +23,8 @@ from .errors import Refused, Retry
 from .ovsdb import Operation, Ovsdb, Row, first, mapping, members, strings
 
 EPOCH_MARK = "mooring-epoch"
+SEQUENCE_MARK = "mooring-sequence"
+PROBE_MARK = "mooring-probe"
 OWNER_MARK = "mooring-owner"
 MARK = "mooring-"
 
@@ -51,15 +56,28 @@ class Switch:
     """One bridge and our ports on it, as read at one moment."""
 
     bridge: str
+    uuid: str
     epoch: int
+    sequence: int  # of the newest call of that epoch that attached or detached, if its calls are numbered
     userspace: bool
     ports: dict[str, Port]
+    probes: list[Port]  # what a call that was cut off left of its probe of the wire
     read: Row  # the bridge's columns exactly as read, for the fence
 
-    def check_epoch(self, epoch: int) -> None:
-        """Refuse a caller that was overtaken."""
+    def check_epoch(self, epoch: int, sequence: int = 0) -> None:
+        """Turn away a call that was overtaken, by another daemon or its own; 0 is a call without number."""
         if epoch < self.epoch:
             raise Refused(f"epoch {epoch} is stale: bridge {self.bridge} has seen epoch {self.epoch}")
+        if 0 < sequence < self._sequence_of(epoch):
+            # Whoever still waits for the answer will call again, under a higher number.
+            raise Retry(f"call {sequence} is late: bridge {self.bridge} has heard call {self.sequence}")
+
+    def is_new(self, epoch: int, sequence: int) -> bool:
+        """Whether a call has to leave its epoch or its number."""
+        return epoch > self.epoch or sequence > self._sequence_of(epoch)
+
+    def _sequence_of(self, epoch: int) -> int:
+        return self.sequence if epoch == self.epoch else 0
 
 
 def number(mark: str | None) -> int:
@@ -70,9 +88,11 @@ def number(mark: str | None) -> int:
 def read_switch(database: Ovsdb, bridge: str, owner: str) -> Switch:
     """Read the bridge and our ports in one transaction; raises Retry if the bridge does not exist."""
     ours = [["external_ids", "includes", strings({OWNER_MARK: owner})]]
-    bridges, ports, interfaces = database.transact([
-        _select("Bridge", [["name", "==", bridge]], ["ports", "external_ids", "datapath_type"]),
+    probing = [["external_ids", "includes", strings({PROBE_MARK: owner})]]
+    bridges, ports, probes, interfaces = database.transact([
+        _select("Bridge", [["name", "==", bridge]], ["_uuid", "ports", "external_ids", "datapath_type"]),
         _select("Port", ours, ["_uuid", "name", "tag", "external_ids"]),
+        _select("Port", probing, ["_uuid", "name", "tag", "external_ids"]),
         _select("Interface", ours, ["name", "ofport", "error"]),
     ])  # fmt: skip
     if not bridges["rows"]:
@@ -80,12 +100,19 @@ def read_switch(database: Ovsdb, bridge: str, owner: str) -> Switch:
     row = bridges["rows"][0]
     devices = {item["name"]: item for item in interfaces["rows"]}
     present = {uuid for _, uuid in members(row["ports"])}
-    found = [_port(item, devices.get(item["name"])) for item in ports["rows"] if item["_uuid"][1] in present]
+    found, probing_ports = (
+        [_port(item, devices.get(item["name"])) for item in rows["rows"] if item["_uuid"][1] in present]
+        for rows in (ports, probes)
+    )
+    marks = mapping(row["external_ids"])
     return Switch(
         bridge=bridge,
-        epoch=number(mapping(row["external_ids"]).get(EPOCH_MARK)),
+        uuid=row["_uuid"][1],
+        epoch=number(marks.get(EPOCH_MARK)),
+        sequence=number(marks.get(SEQUENCE_MARK)),
         userspace=row["datapath_type"] == "netdev",
         ports={port.name: port for port in found},
+        probes=probing_ports,
         read={"ports": row["ports"], "external_ids": row["external_ids"]},
     )
 
@@ -109,36 +136,37 @@ def _select(table: str, where: list[Any], columns: list[str]) -> Operation:
 class Transaction:
     """Changes of our ports, collected and committed as one."""
 
-    def __init__(self, switch: Switch, epoch: int) -> None:
-        switch.check_epoch(epoch)
+    def __init__(self, switch: Switch, epoch: int, sequence: int = 0) -> None:
+        switch.check_epoch(epoch, sequence)
         self._switch = switch
         self._operations: list[Operation] = []
         self._removed: set[str] = set()
         self._added: list[Any] = []
         self._where = [["name", "==", switch.bridge]]
-        if epoch > switch.epoch:
+        if switch.is_new(epoch, sequence):
+            marks = {EPOCH_MARK: str(epoch), SEQUENCE_MARK: str(sequence)}
             self._mutate_bridge(
-                ["external_ids", "delete", ["set", [EPOCH_MARK]]],
-                ["external_ids", "insert", strings({EPOCH_MARK: str(epoch)})],
+                ["external_ids", "delete", ["set", sorted(marks)]],
+                ["external_ids", "insert", strings(marks)],
             )
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing to commit, not even a higher epoch."""
+        """Whether there is nothing to commit, not even a higher epoch or number."""
         return not (self._operations or self._added or self._removed)
 
     def remove(self, port: Port) -> None:
         """Remove a port; its rows vanish with the bridge's last reference to them."""
         self._removed.add(port.uuid)
 
-    def add(self, name: str, tag: int | None, marks: dict[str, str]) -> None:
-        """Add a port with one interface of the same name."""
+    def add(self, name: str, tag: int | None, marks: dict[str, str], **device_columns: str) -> None:
+        """Add a port with one interface of the same name; `device_columns` go into the interface's record."""
         ids = _external_ids(marks)
         index = len(self._added)
         device, port = f"interface{index}", f"port{index}"
         row = {"name": name, "external_ids": ids}
         self._operations += [
-            {"op": "insert", "table": "Interface", "row": row, "uuid-name": device},
+            {"op": "insert", "table": "Interface", "row": {**row, **device_columns}, "uuid-name": device},
             {"op": "insert", "table": "Port", "uuid-name": port,
              "row": {**row, "interfaces": ["named-uuid", device], "tag": _tag(tag)}},
         ]  # fmt: skip

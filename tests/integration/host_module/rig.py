@@ -79,7 +79,7 @@ class HostRig:
         self._start_switch()
         self._start_engine()
 
-    def _spawn(self, log: str, *words: str) -> None:
+    def _spawn(self, log: str, *words: str) -> subprocess.Popen[bytes]:
         with (self.directory / log).open("wb") as output:
             process = subprocess.Popen(
                 words,
@@ -90,6 +90,7 @@ class HostRig:
                 env={**os.environ, "OVS_RUNDIR": str(self.directory)},
             )
         self._processes.append(process)
+        return process
 
     def _start_switch(self) -> None:
         schema = "/usr/share/openvswitch/vswitch.ovsschema"
@@ -101,7 +102,7 @@ class HostRig:
             f"--remote=punix:{self.database}", f"--unixctl={control}/ovsdb.ctl",
         )  # fmt: skip
         until(lambda: Path(self.database).exists(), "ovsdb-server")
-        self._spawn(
+        self.switch_daemon = self._spawn(
             "vswitchd.log", *inside, "ovs-vswitchd", f"unix:{self.database}", "--disable-system",
             f"--unixctl={control}/vswitchd.ctl",
         )  # fmt: skip
@@ -174,6 +175,25 @@ class HostRig:
         assert self.namespace is not None
         with self.namespace.entered():
             return perform(Settings(owner="mooring", epoch=epoch, bridge=BRIDGE, **given), operations)
+
+    @contextlib.contextmanager
+    def stranger(self, address: str, *, prefix: int = 22, vlan: int | None = None) -> Iterator[str]:
+        """Somebody on the switch who is none of ours and has the address; yields his MAC."""
+        name = f"st{uuid.uuid4().hex[:8]}"
+        own = f"{self.name}-{name}"
+        run("ip", "netns", "add", own)
+        try:
+            run("ip", "-n", self.name, "link", "add", name, "type", "veth",
+                "peer", "name", "eth0", "netns", own)  # fmt: skip
+            run("ip", "-n", self.name, "link", "set", name, "up")
+            run("ip", "-n", own, "addr", "add", f"{address}/{prefix}", "dev", "eth0",
+                *(["nodad"] if ":" in address else []))  # fmt: skip
+            run("ip", "-n", own, "link", "set", "eth0", "up")
+            self.vsctl("add-port", BRIDGE, name, *([f"tag={vlan}"] if vlan else []))
+            yield json.loads(run("ip", "-j", "-n", own, "link", "show", "eth0"))[0]["address"]
+        finally:
+            self.vsctl("--if-exists", "del-port", BRIDGE, name)
+            run("ip", "netns", "del", own, check=False)
 
     def listen_for_announcements(self, address: str) -> Callable[[], int]:
         """Start listening on the bridge; returns how many gratuitous ARPs for the address were seen."""

@@ -215,7 +215,7 @@ def test_a_stale_epoch_is_refused_on_every_path(rig: HostRig) -> None:
     asked, _, port = attached(rig)
     try:
         assert rig.do(asked, epoch=7)[0]["changed"]
-        assert rig.vsctl("get", *bridge) == '{mooring-epoch="7"}'
+        assert rig.vsctl("get", *bridge) == '{mooring-epoch="7", mooring-sequence="0"}'
         assert ours(rig, asked["address"])[0]["epoch"] == 7
         task, _ = rig.container()
         for stale in (order(task), removal(asked), {**asked, "vlan": 5}):

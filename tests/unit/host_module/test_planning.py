@@ -34,7 +34,7 @@ def port(name: str, *, tag: int | None = None, ofport: int | None = 3, error: st
 
 
 def switch(*ports: Port, epoch: int = 1) -> Switch:
-    return Switch("br", epoch, True, {item.name: item for item in ports}, {})
+    return Switch("br", "u", epoch, 0, True, {item.name: item for item in ports}, [], {})
 
 
 def plan(*ports: Port, peer: str | None = None, epoch: int = 1, start: str = START, **changes: Any) -> Any:
@@ -107,7 +107,7 @@ def test_ports_of_a_higher_epoch_refuse_us() -> None:
     with pytest.raises(Refused, match="epoch 1 is stale: port p was changed by epoch 2"):
         plan(port("p", epoch="2"), peer="p")
     with pytest.raises(Refused):
-        plan_detach(Detach("d", "i1", None, None), switch(port("p", epoch="2")), 1, set())
+        plan_detach(Detach("d", "i1", None, None, 0), switch(port("p", epoch="2")), 1, set())
 
 
 def detach(*ports: Port, alive: set[str], **changes: Any) -> tuple[list[str], list[str]]:

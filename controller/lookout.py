@@ -1,0 +1,56 @@
+"""Verifier and planner over the running parts of one engine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mooring.controller.plan import Planner
+from mooring.controller.queue import Priority
+from mooring.controller.verify import Verifier, counts
+from mooring.core.readmodel import EVERYTHING
+
+if TYPE_CHECKING:
+    from mooring.controller.engine import Engine, Outside
+
+
+def make_verifier(engine: Engine, outside: Outside) -> Verifier:
+    """What compares the sinks with the records, and has repaired."""
+    return Verifier(
+        outside.sinks,
+        engine.records,
+        engine.clock,
+        engine.doubts,
+        every_s=engine.settings.verify_every_s,
+        wake=lambda key: engine.queue.add(key, Priority.RESYNC),
+        waits=lambda app: not {EVERYTHING, app}.isdisjoint(engine.paused()),
+        hindrance=lambda: _hindrance(engine, outside),
+        repaired=engine.metrics.repaired,
+        looked=lambda found: engine.metrics.verified(engine.clock.now(), counts(found)),
+    )
+
+
+def make_planner(engine: Engine) -> Planner:
+    """What says what would change."""
+    return Planner(
+        engine.view,
+        engine.records,
+        engine.claims,
+        engine.reconciler,
+        engine.verifier,
+        engine.clock,
+        engine.is_paused,
+        tuple(engine.batchers),
+    )
+
+
+def _hindrance(engine: Engine, outside: Outside) -> str:
+    """Why the records do not say what should be there; "" if they do."""
+    if outside.observe:
+        return "this daemon only observes, and has applied nothing"
+    if not engine.view.complete:
+        return "there is no complete listing of Marathon yet"
+    if engine.hold.active:
+        return "after a rebuild not every instance has been looked at yet"
+    if not engine.grounded.is_set():
+        return "it is not known yet what is whose"
+    return engine.seats.closed or ""
