@@ -181,6 +181,8 @@ async def enter(
             await _put_leftover(records, leftover.mark, key, leftover.reason)
             leftovers.append((key, leftover.mark))
         for binding in weighed.missing:
+            if records.get(binding.id) != binding:
+                continue  # its worker has come to it since it was weighed, and knows better
             doubted = binding.with_sink(NETWORK, binding.sink(NETWORK).doubted())
             await records.commit([PutBinding(doubted)])
     return leftovers

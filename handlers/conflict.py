@@ -115,6 +115,8 @@ class Conflicts:
     async def _give_up(self, binding: Binding, conflict: Conflict, who: str) -> None:
         """The address is nobody's, and the binding has no seat: one transaction."""
         async with self._records.changing():
+            if self._records.get(binding.id) != binding:
+                return  # somebody has changed it while the hosts were asked; it is looked at anew
             book = self._records.book
             lease = book.by_address(conflict.address)
             writes: list[Write] = [PutBinding(_without_seat(binding))]

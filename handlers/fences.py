@@ -22,7 +22,7 @@ import msgspec
 import structlog
 
 from mooring.core.clock import Clock
-from mooring.core.errors import Refused, Retryable
+from mooring.core.errors import Fatal, Refused, Retryable
 from mooring.core.model import BindingId, HostName, LeaseState
 from mooring.core.specs import PortSpec
 from mooring.core.store import PutFlag
@@ -112,7 +112,7 @@ class Fences:
             ports = ", ".join(f"{mark.port.address} of {mark.port.instance}" for mark in left[:5])
             raise Retryable(f"host {host} still has {ports}; it stays fenced, try again")
         await self._records.commit([PutFlag(_FLAG + host, None)])
-        del self._hosts.fenced[host]
+        self._hosts.fenced.pop(host, None)  # two operators may have asked at once
         log.warning("host unfenced", host=host)
         self._wake_all(host)
 
@@ -121,6 +121,8 @@ class Fences:
         for host in sorted(self._hosts.fenced):
             try:
                 await self.clear(HostName(host))
+            except Fatal:
+                raise
             except (Retryable, Refused) as error:
                 log.debug("a fenced host is silent", host=host, reason=str(error))
 
@@ -175,6 +177,8 @@ class Fences:
             await self._hosts.marks(host)
         except Retryable:
             return False
+        except Fatal:
+            raise
         except Refused as error:
             log.warning("a host cannot be asked", host=host, reason=str(error))
             return False

@@ -75,6 +75,11 @@ class Agents(MemoryHosts):
                 if port.name not in self.ghosts and address in (None, port.address):
                     yield host, port
 
+    def ports_of(self, address: str) -> Iterator[MemoryPort]:
+        """Every port that carries the address, those of the dead included."""
+        for host in self.hosts.values():
+            yield from (port for port in host.ports.values() if port.address == address)
+
     def in_the_air(self, address: str) -> Iterator[InTheAir]:
         """Plays that may yet attach the address: their host would still take them."""
         for flight in self.flights:

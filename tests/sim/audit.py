@@ -196,7 +196,7 @@ class Audit:
 
     def _taken(self, was: Row | None, now: Row, writer: Writer | None) -> None:
         world = self._world
-        if any(port.instance == now.instance for _, port in world.agents.answering(now.address)):
+        if any(port.instance == now.instance for port in world.agents.ports_of(now.address)):
             return  # found there, not given
         if was is not None and was.state in ("reserved", "conflicted"):
             world.breach(f"{now.address} was {was.state} and was given to {now.instance}")

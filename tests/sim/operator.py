@@ -49,6 +49,9 @@ class Operator:
         for lease in engine.records.book.leases():
             if lease.state == "conflicted" and lease.address not in self._world.agents.strangers:
                 self.does(f"release {lease.address}", engine.pools.release(lease.address))
+        for name, spec in self.made.items():
+            if name not in engine.records.book.pools:
+                self.does(f"add pool {name} again", self._add(engine, spec))  # a lost store has forgotten it
         for host in sorted(engine.fences.all()):
             if host not in self._world.agents.silent:
                 self.does(f"unfence {host}", engine.unfence(host))

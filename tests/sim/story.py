@@ -135,9 +135,9 @@ class Story:
 
     @property
     def knows_all(self) -> bool:
-        """Whether the present store knows every lease: from then on it must always."""
+        """Whether the present store knows every lease, until a daemon over another disk outruns it."""
         life = self.life
-        if not self._known and life is not None and life.primed and life.disk == self.audit.disk:
+        if life is not None and life.primed and life.disk == self.audit.disk:
             assert life.engine is not None
             self._known = life.engine.rebuild.is_over
         return self._known
