@@ -10,16 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from hashlib import sha256
-from ipaddress import ip_address
 from typing import Literal
 
 import msgspec
 
 from mooring.controller.adopt import Shown, label
-from mooring.controller.weigh import Leftover, Seating, Weighed
+from mooring.controller.weigh import Leftover, Seating, Weighed, has_pool
+from mooring.core.errors import Refused
 from mooring.core.model import InstanceId
 from mooring.core.specs import PortSpec
 from mooring.handlers.wants import NETWORK
+from mooring.ipam.numbers import place_of
 from mooring.ipam.pools import Pools
 
 Action = Literal["keep", "detach", "quarantine", "reserved"]
@@ -47,6 +48,7 @@ class RebuildPlan(msgspec.Struct, frozen=True):
     unheard: tuple[
         str, ...
     ] = ()  # fenced hosts that do not answer: what is not proven in use rests afterwards
+    homeless: tuple[str, ...] = ()  # addresses of living containers that would go, because no pool has them
 
 
 def draw(
@@ -74,9 +76,10 @@ def draw(
         ),
         *_reserved(pools),
     ]
-    rows.sort(key=lambda row: (ip_address(row.address).version, ip_address(row.address), row.host or ""))
+    rows.sort(key=lambda row: (_by_number(row.address), row.address, row.host or ""))
     digest = _digest(rows, [*blocked_by, "fenced", *unheard])
-    return RebuildPlan(tuple(rows), dict(blocked_by), digest, weighed.known, tuple(unheard))
+    homeless = tuple(_homeless(weighed, pools))
+    return RebuildPlan(tuple(rows), dict(blocked_by), digest, weighed.known, tuple(unheard), homeless)
 
 
 def _kept(seat: Seating, seats: Sequence[Seating], listed: Collection[InstanceId]) -> RebuildRow:
@@ -94,6 +97,13 @@ def _kept(seat: Seating, seats: Sequence[Seating], listed: Collection[InstanceId
 
 def _lost(leftover: Leftover) -> RebuildRow:
     return _row(leftover.mark.port, "detach", leftover.reason)
+
+
+def _homeless(weighed: Weighed, pools: Pools) -> Iterator[str]:
+    for leftover in weighed.leftovers:
+        address = leftover.mark.port.address
+        if leftover.lives and not has_pool(pools, address):
+            yield address
 
 
 def _row(port: PortSpec, action: Action, reason: str) -> RebuildRow:
@@ -125,6 +135,14 @@ def _reserved(pools: Pools) -> Iterator[RebuildRow]:
     for pool in pools:
         for address, note in pool.reservations.items():
             yield RebuildRow(str(address), "reserved", reason=f"pool {pool.name}: {note}")
+
+
+def _by_number(address: str) -> int:
+    """Its place on the line of addresses; what is none comes first."""
+    try:
+        return place_of(address)
+    except Refused:
+        return -1
 
 
 def _digest(rows: Sequence[RebuildRow], silent: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
 import structlog
 from click.testing import CliRunner, Result
@@ -106,6 +107,18 @@ def run(tmp_path: Path, rebuilding: Rebuilding, engine: Fencing, ground: Ground)
     with served(path, FakeDaemon(), routes=routes):
         yield lambda *words: CliRunner().invoke(cli.main, ["--socket", str(path), *words])
     structlog.reset_defaults()
+
+
+def test_a_living_container_outside_all_pools_keeps_its_address_unless_told_otherwise(
+    run: Run, rebuilding: Rebuilding
+) -> None:
+    rebuilding.drawn = msgspec.structs.replace(rebuilding.drawn, homeless=("10.70.0.2",))
+    refused = run("rebuild", "--yes")
+    assert (refused.exit_code, rebuilding.applied) == (1, [])
+    assert "10.70.0.2" in refused.output
+    assert "mooring pool add" in refused.output
+    assert run("rebuild", "--yes", "--detach-living").exit_code == 0
+    assert rebuilding.applied == ["abc123"]
 
 
 class TestRebuild:

@@ -122,6 +122,12 @@ class TestAnEmptyStore:
         assert (holder(records, "10.0.0.2"), holder(records, "10.0.0.3")) == ("a", "b")
         assert [lease.slot for lease in records.book.leases()] == [0, 1]
 
+    def test_what_lives_outside_all_pools_is_named_for_the_operator(self) -> None:
+        records = records_of()
+        marks = (mark("10.9.0.2", "a"), mark("10.9.0.3", "b"), mark("10.0.0.2", "c"))
+        weighed = judged(records, *marks, lives={"a": "h1", "c": "h1"})
+        assert plan_of(weighed, records, {"a", "c"}).homeless == ("10.9.0.2",)
+
     @pytest.mark.parametrize(("epoch", "generation"), [(4, 1), (3, 2), (4, 2)])
     def test_of_two_claims_the_higher_epoch_wins_then_the_generation(
         self, epoch: int, generation: int
