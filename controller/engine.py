@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -217,7 +217,7 @@ class Engine:
 
     async def begin(self) -> None:
         """It is known by now what is whose: let the workers go."""
-        await self._prime_all()
+        await self._insist(self._prime_all)
         self.grounded.set()
 
     async def prime(self) -> None:
@@ -234,7 +234,8 @@ class Engine:
 
     async def end_hold(self) -> None:
         """What every instance shall show is worked out: the held sinks are told all of it, and go on."""
-        await self._prime([sink for sink in self._outside.sinks if sink.name in HELD_SINKS])
+        held = [sink for sink in self._outside.sinks if sink.name in HELD_SINKS]
+        await self._insist(lambda: self._prime(held))
         self.hold.end()
         await self.put_flag(PutFlag(HELD, None))
         for binding in self.records.all():
@@ -242,14 +243,16 @@ class Engine:
 
     async def put_flag(self, flag: PutFlag) -> None:
         """Store it, as soon as the store takes it."""
+        await self._insist(lambda: self.records.commit([flag]))
+
+    async def _insist(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Nothing can go on without this step: it is tried until it succeeds."""
         while True:
             try:
-                await self.records.commit([flag])
+                return await step()
             except Retryable as error:
-                log.warning("a flag is not stored yet", flag=flag.name, reason=str(error))
+                log.warning("waits before it can go on", reason=str(error))
                 await self.clock.sleep(_STORE_AGAIN_S)
-            else:
-                return
 
     async def _prime(self, sinks: Sequence[Sink]) -> None:
         for sink in sinks:

@@ -21,14 +21,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from typing import TypeVar
 
+from mooring.core.errors import Refused
 from mooring.core.model import AppId, Binding, BindingId, InstanceId, Lease, LeaseState
 from mooring.core.specs import PortSpec
 from mooring.handlers.marks import Mark, Strength
 from mooring.handlers.records import Records
 from mooring.handlers.wants import NETWORK
+from mooring.ipam.numbers import address_of
+from mooring.ipam.pools import Pools
 
 IN_HAND = (LeaseState.BOUND, LeaseState.STRANDED)
 _K = TypeVar("_K")
@@ -72,7 +74,8 @@ def weigh(
     """`answered`: the hosts that `marks` are of; `lives_at`: an instance's host and task, says Marathon."""
     weighed = Weighed()
     winners: list[Mark] = []
-    for rivals in _grouped(marks, lambda mark: mark.port.address):
+    claims = [mark for mark in marks if not _is_given_up(records, mark)]
+    for rivals in _grouped(claims, lambda mark: mark.port.address):
         winner = _contest(rivals, records, strength, lives_at, weighed)
         winners += [winner] if winner else []
     for ports in _grouped(winners, lambda mark: mark.port.instance):
@@ -101,9 +104,9 @@ def _contest(
     lease = records.book.by_address(address)
     if lease is not None and lease.state in IN_HAND and best.strength <= strength(lease):
         own = [mark for mark in rivals if mark.port.instance == holder_of(lease)]
-        winner = max(own, key=lambda mark: mark.strength, default=None)
+        winner = max(own, key=lambda mark: (*mark.strength, mark.port.host == lease.host), default=None)
         why = f"the store gives the address to {holder_of(lease)} on {lease.host}, by a newer claim"
-    if records.book.pools.containing(ip_address(address)) is None:
+    if not has_pool(records.book.pools, address):
         winner, why = None, "no pool contains its address: add one first (`mooring pool add`) to keep it"
     for mark in rivals:
         if mark is not winner and not _leaves_already(records, mark):
@@ -176,6 +179,20 @@ def _leaves_already(records: Records, mark: Mark) -> bool:
     """Whether a record without that address has the port detached anyway."""
     known = known_to(records, mark.port)
     return known is not None and (known.departing or known.address != mark.port.address)
+
+
+def _is_given_up(records: Records, mark: Mark) -> bool:
+    """Whether a record that has no claim on the address has the port detached: it was decided before."""
+    known = known_to(records, mark.port)
+    return known is not None and known.departing and known.address != mark.port.address
+
+
+def has_pool(pools: Pools, address: str) -> bool:
+    """Whether a pool contains it; a mark may have been changed by hand to what is no address at all."""
+    try:
+        return pools.containing(address_of(address)) is not None
+    except Refused:
+        return False
 
 
 def _grouped(marks: Iterable[Mark], key: Callable[[Mark], _K]) -> list[list[Mark]]:

@@ -40,6 +40,15 @@ class Refused(MooringError):
     """Will fail again in the same way until somebody changes the cause."""
 
 
+_LONGEST_REASON = 500
+
+
+def check_reason(reason: str) -> None:
+    """`Refused` unless a person's reason is one line that can be shown wherever it is asked for."""
+    if not reason.strip() or not reason.isprintable() or len(reason) > _LONGEST_REASON:
+        raise Refused(f"a reason is one printable line of 1 to {_LONGEST_REASON} characters")
+
+
 class LabelRefused(Refused):
     """An app's label is unacceptable. The message names the app, the label and the reason."""
 

@@ -22,7 +22,7 @@ import msgspec
 import structlog
 
 from mooring.core.clock import Clock
-from mooring.core.errors import Fatal, Refused, Retryable
+from mooring.core.errors import Fatal, Refused, Retryable, check_reason
 from mooring.core.model import BindingId, HostName, LeaseState
 from mooring.core.specs import PortSpec
 from mooring.core.store import PutFlag
@@ -84,6 +84,7 @@ class Fences:
         self._check_known(host)
         if not reason.strip():
             raise Refused("a fence needs a reason, for those who find it later; give --reason TEXT")
+        check_reason(reason.strip())
         if host in self._hosts.fenced:
             raise Refused(f"host {host} is fenced already ({self._hosts.fenced[host]})")
         if not force and await self._answers(host):

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from mooring.core.errors import check_reason
 from mooring.core.model import Lease, LeaseState, PoolName, PoolSpec
 from mooring.core.store import DropPool, Note, PutPool, Write
 from mooring.ipam.errors import AddressRefused, AddressTaken, LeaseMismatch, PoolClash, PoolInUse
@@ -67,6 +68,7 @@ class Estate(Steps):
 
         Raises `AddressRefused` (never given out anyway), `PoolUnknown` or `AddressTaken` (by whom).
         """
+        check_reason(reason)
         address = str(address_of(address))
         pool = self._pool_of(address)
         refusal = pool.refusal(address_of(address))

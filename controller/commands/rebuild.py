@@ -52,8 +52,8 @@ def rebuild(ctx: click.Context, yes: bool, detach_living: bool, as_json: bool) -
 def _homeless(addresses: tuple[str, ...]) -> str:
     some = ", ".join(addresses[:_SOME]) + (", ..." if len(addresses) > _SOME else "")
     return (
-        f"{len(addresses)} living containers would lose addresses that no pool contains ({some}); nothing was "
-        "changed: add their pool first (`mooring pool add`), or give --detach-living"
+        f"{len(addresses)} living containers would lose addresses that no pool contains ({some}); nothing "
+        "was changed: add their pool first (`mooring pool add`), or give --detach-living"
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import structlog
 from aiohttp import web
 
@@ -69,6 +71,9 @@ def _time(request: web.Request, name: str) -> float | None:
     if given is None:
         return None
     try:
-        return float(given)
+        at = float(given)
+        if not math.isfinite(at):
+            raise ValueError(given)
+        return at
     except ValueError as error:
         raise BadRequest(f"{name}: {given!r:.100} is not a time in Unix seconds") from error
