@@ -173,11 +173,13 @@ async def enter(
         now = clock.now()
         await _make_room(records, weighed.seats, now)
         for seat in weighed.seats:
-            key = _left_key(records, seat.mark) if seat.left else BindingId(seat.mark.port.instance)
+            instance = seat.mark.port.instance
+            key = records.spare_id(instance) if seat.left else BindingId(instance)
             shown = everything.get(seat.mark.port.address, {})
             await _take_seat(records, seat.mark, key, shown, now, seat.before)
         for leftover in weighed.leftovers:
-            key = (_free_key if leftover.lives else _left_key)(records, leftover.mark)
+            mark = leftover.mark
+            key = _free_key(records, mark) if leftover.lives else records.spare_id(mark.port.instance)
             await _put_leftover(records, leftover.mark, key, leftover.reason)
             leftovers.append((key, leftover.mark))
         for binding in weighed.missing:
@@ -323,14 +325,7 @@ def _new_record(mark: Mark, key: BindingId) -> Binding:
 
 def _free_key(records: Records, mark: Mark) -> BindingId:
     own = BindingId(mark.port.instance)
-    return own if records.get(own) is None else _left_key(records, mark)
-
-
-def _left_key(records: Records, mark: Mark) -> BindingId:
-    number = 1
-    while records.get(key := BindingId(f"{mark.port.instance}~{number}")) is not None:
-        number += 1
-    return key
+    return own if records.get(own) is None else records.spare_id(mark.port.instance)
 
 
 # -- addresses that only something else than a port still leads to

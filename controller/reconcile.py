@@ -43,7 +43,7 @@ from mooring.handlers.health import show
 from mooring.handlers.kill import Kills
 from mooring.handlers.records import Records
 from mooring.handlers.restart import Restarts
-from mooring.handlers.wants import LEDGER, NETWORK, Facts, Wiring, member_of, wants_of
+from mooring.handlers.wants import LEDGER, NETWORK, Facts, Wiring, member_of, wants_of, without_seat
 
 log = structlog.get_logger(__name__)
 
@@ -163,6 +163,9 @@ class Reconciler:
         return await self._show(bound, observed, app, claim)
 
     async def _show(self, bound: Binding, observed: Instance, app: App, claim: Claim | None) -> Binding:
+        if bound.address is not None and not bound.departing and not self._has_its_seat(bound):
+            log.error("its address is in another hand; it takes another seat", address=bound.address)
+            bound = await self._records.save(without_seat(bound))
         if claim is not None and claim.pool is not None and bound.address is None and not bound.departing:
             try:
                 bound = await self._seats.seat(bound, app, claim)
@@ -177,6 +180,11 @@ class Reconciler:
         wants = wants_of(self._facts(bound, observed, app, claim), bound)
         self._file_problems[bound.id] = wants.problem
         return await show(self._records, bound, wants.specs, self._converger.sinks)
+
+    def _has_its_seat(self, bound: Binding) -> bool:
+        """No write of ours parts the two; nothing is attached on the word of one alone all the same."""
+        lease = self._records.book.by_address(bound.address or "")
+        return lease is not None and lease.binding == bound.id
 
     def wants(self, bound: Binding, observed: Instance, app: App) -> Mapping[SinkName, Spec | None]:
         """What each sink would be asked to show for the instance now. Changes nothing."""

@@ -226,7 +226,7 @@ class Verifier:
             return
         async with self._records.changing():
             name = spec.instance if isinstance(spec, PortSpec) else key
-            record = _record(self._free_id(name), app, sink, spec)
+            record = _record(self._records.spare_id(name), app, sink, spec)
             await self._records.commit([PutBinding(record), *self._quarantine(spec)])
         self._wake(record.id)
 
@@ -243,12 +243,6 @@ class Verifier:
             return list(book.plan_quarantine(spec.address, self._clock.now(), "a name of ours led there"))
         except Refused:
             return []  # no pool of ours holds it
-
-    def _free_id(self, name: str) -> BindingId:
-        number = 1
-        while self._records.get(BindingId(f"{name}~{number}")) is not None:
-            number += 1
-        return BindingId(f"{name}~{number}")
 
     # -- telling
 

@@ -19,7 +19,6 @@ A router that answers on behalf of everybody would use up a whole pool in this w
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import replace
 
 import structlog
 
@@ -29,7 +28,7 @@ from mooring.core.sink import Conflict, Observation, Sink
 from mooring.core.specs import PortSpec
 from mooring.core.store import PutBinding, Write
 from mooring.handlers.records import Records
-from mooring.handlers.wants import NETWORK, nothing
+from mooring.handlers.wants import NETWORK, without_seat
 
 log = structlog.get_logger(__name__)
 
@@ -119,7 +118,7 @@ class Conflicts:
                 return  # somebody has changed it while the hosts were asked; it is looked at anew
             book = self._records.book
             lease = book.by_address(conflict.address)
-            writes: list[Write] = [PutBinding(_without_seat(binding))]
+            writes: list[Write] = [PutBinding(without_seat(binding))]
             if lease is not None and lease.binding == binding.id:
                 writes += book.plan_conflict(conflict.address, self._clock.now(), who)
             await self._records.commit(writes)
@@ -158,23 +157,11 @@ def _who(conflict: Conflict, others: Collection[PortSpec], silent: Collection[st
     return who
 
 
-def _without_seat(binding: Binding) -> Binding:
-    """The binding as it waits for another seat: all that led to the one it had is to go."""
-    rest = replace(binding, slot=None, address=None, pool=None)
-    for sink, spec in nothing().items():
-        if sink in rest.sinks:
-            rest = rest.with_sink(sink, rest.sink(sink).want(spec))
-    return rest
-
-
 def _leftover(records: Records, port: PortSpec) -> Binding:
     """A record that stands for nothing but a port that has to go."""
-    number = 1
-    while records.get(BindingId(f"{port.instance}~{number}")) is not None:
-        number += 1
     _, _, incarnation = port.task.rpartition(_INCARNATION_AFTER)
     return Binding(
-        id=BindingId(f"{port.instance}~{number}"),
+        id=records.spare_id(port.instance),
         app=AppId(port.app),
         instance=InstanceId(port.instance),
         incarnation=int(incarnation) if incarnation.isdigit() else 1,

@@ -50,6 +50,13 @@ class Records:
         """How many bindings each sink does not show as they are wanted; zeros may be missing."""
         return self._unsettled
 
+    def spare_id(self, name: str) -> BindingId:
+        """`<name>~<n>`, which no record has: for what an instance has left behind."""
+        number = 1
+        while BindingId(f"{name}~{number}") in self._bindings:
+            number += 1
+        return BindingId(f"{name}~{number}")
+
     @asynccontextmanager
     async def changing(self) -> AsyncIterator[None]:
         """Hold this while planning on leases and committing the plan."""

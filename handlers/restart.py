@@ -17,7 +17,7 @@ from mooring.core.model import Binding, BindingId, HostName, Instance, LeaseStat
 from mooring.core.specs import PortSpec
 from mooring.core.store import PutBinding
 from mooring.handlers.records import Records
-from mooring.handlers.wants import NETWORK, nothing
+from mooring.handlers.wants import NETWORK, without_seat
 
 
 class Restarts:
@@ -73,12 +73,12 @@ class Restarts:
         here = tuple(spec for spec in state.shown if spec not in there)
         left = replace(
             binding,
-            id=self._free_id(binding),
+            id=self._records.spare_id(binding.instance),
             host=HostName(_host(there[0]) or binding.host),
             departing=True,
             sinks={NETWORK: SinkState(None, there[0], there[1:], state.generation + 1)},
         )
-        rest = _without_seat(binding)
+        rest = without_seat(binding)
         rest = rest.with_sink(NETWORK, SinkState(None, None, here, state.generation + 1))
         async with self._records.changing():
             reason = f"{binding.id} moved to {binding.host}; {left.host} cannot confirm that its port is gone"
@@ -91,25 +91,6 @@ class Restarts:
 
     def forget(self, key: BindingId) -> None:
         self._moving_since.pop(key, None)
-
-    def _free_id(self, binding: Binding) -> BindingId:
-        number = 1
-        while self._records.get(BindingId(f"{binding.instance}~{number}")) is not None:
-            number += 1
-        return BindingId(f"{binding.instance}~{number}")
-
-
-def _without_seat(binding: Binding) -> Binding:
-    """The binding as it waits for another seat: all that led to the one it had is to go.
-
-    Else the seat could not be given back while the binding waits, and in a full pool it may wait for that
-    very address.
-    """
-    rest = replace(binding, slot=None, address=None, pool=None)
-    for sink, spec in nothing().items():
-        if sink in rest.sinks:
-            rest = rest.with_sink(sink, rest.sink(sink).want(spec))
-    return rest
 
 
 async def name_the_host(records: Records, binding: Binding, now: float, reason: str) -> None:

@@ -129,6 +129,19 @@ def nothing() -> dict[SinkName, Spec | None]:
     return dict.fromkeys(sinks)
 
 
+def without_seat(binding: Binding) -> Binding:
+    """The binding as it waits for another seat: all that led to the one it had is to go.
+
+    Else the seat could not be given back while the binding waits, and in a full pool it may wait for that
+    very address.
+    """
+    rest = replace(binding, slot=None, address=None, pool=None)
+    for sink, spec in nothing().items():
+        if sink in rest.sinks:
+            rest = rest.with_sink(sink, rest.sink(sink).want(spec))
+    return rest
+
+
 def _healthy(facts: Facts) -> bool:
     instance = facts.instance
     if instance.state is not State.RUNNING or instance.health is Health.UNHEALTHY:
