@@ -26,15 +26,15 @@ def render_daemon_config(plan: LabPlan) -> str:
     return f"""\
 # The Mooring daemon of lab {plan.name}: mooring run --config {plan.daemon_config}
 store = "{plan.daemon_dir}/mooring.db"
-verify_every_s = 20.0
+verify_every_s = 60.0
 
 [hosts]
 {hosts}
 
 [marathon]
 endpoints = ["{plan.marathon_url}"]
-snapshot_every_s = 5.0
-absence_confirm_s = 3.0
+snapshot_every_s = 10.0
+absence_confirm_s = 5.0
 timeout_s = 10.0
 
 {pools}

@@ -36,7 +36,8 @@ from tests.e2e.evidence import (
 
 SIDE, LATE = "/shop/side", "/shop/late"
 FLIGHT = b"MOORING_FLIGHT="
-KILLS, TRANSITIONS = 20, 200
+KILLS = int(os.environ.get("MOORING_TEST_KILLS", "8"))  # `make churn` asks for 20
+TRANSITIONS = 10 * KILLS
 LONGEST_LIFE_S = 4.0  # of a daemon that is killed
 GRACE_S = 25.0  # the daemon lets walks end for 20 s after SIGTERM
 
@@ -101,7 +102,7 @@ async def files_tell(proofs: list[Proof]) -> set[str]:
 
 
 @pytest.mark.timeout(600)
-async def test_killed_at_twenty_random_moments_of_a_churn(
+async def test_killed_at_random_moments_of_a_churn(
     plan: LabPlan, handle: LabHandle, operator: Operator
 ) -> None:
     seed = int(os.environ.get("MOORING_TEST_SEED") or random.randrange(10**6))

@@ -7,11 +7,13 @@ socket, a row deleted in the CMDB.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import aiohttp
 import pytest
+import pytest_asyncio
 
 from mooring.lab import background, supervise
 from mooring.lab.handle import LabHandle
@@ -20,9 +22,22 @@ from mooring.lab.proofs import Proof, eventually, server_states
 from mooring.lab.sample import DB, WEB, Operator, sample_apps
 from tests.e2e.evidence import DEADLINE_S, agreed, metric, switch_ports
 
-PERIOD_S = 20.0  # `verify_every_s` of the lab's daemon
+PERIOD_S = 20.0  # `verify_every_s` of the daemon here; the lab's own is longer
 STRANGER = f"printer.{ZONE}"
 APPS = [(DB, 1), (WEB, 3)]
+
+
+@pytest_asyncio.fixture(autouse=True, scope="module", loop_scope="session")
+async def looks_often(plan: LabPlan) -> AsyncIterator[None]:
+    """The daemon of this file compares more often than the lab's: each comparison costs a play per host."""
+    kept = plan.daemon_config.read_text()
+    often = re.sub(r"(?m)^verify_every_s = .*$", f"verify_every_s = {PERIOD_S}", kept)
+    assert often != kept
+    await background.stop(plan)
+    plan.daemon_config.write_text(often)
+    yield
+    await background.stop(plan)
+    plan.daemon_config.write_text(kept)
 
 
 async def deployed(handle: LabHandle, operator: Operator) -> list[Proof]:
