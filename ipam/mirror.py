@@ -145,8 +145,8 @@ class Mirror:
         return set(self._idle)
 
     def apps(self) -> set[AppId]:
-        """Every app that a lease names."""
-        return {*self._held, *self._idle, *self._rest}
+        """Every app that has a seat. One of which addresses merely rest has nothing left to lose."""
+        return {*self._held, *self._idle}
 
     def usage(self, pool: PoolName) -> Usage:
         """How full a pool is; `PoolUnknown` if there is none of that name."""

@@ -32,6 +32,8 @@ async def test_the_daemon_shows_every_series_that_is_there_from_the_start(handle
         "mooring_reconcile_total",
         "mooring_events_total",
         "mooring_stream_last_event_timestamp_seconds",
+        "mooring_drift",
+        "mooring_verified_timestamp_seconds",
     }
     expected = {name for name in watched.series_shown() if name.startswith(("mooring_", "process_"))}
     assert {name for name in expected - shown if not name.endswith("_created")} <= late

@@ -377,7 +377,8 @@ class BookMachine(RuleBasedStateMachine):
             assert self.book.available(pool.name, self.now) == available
         idle = {held.app for held in self.held.values() if held.state == "idle"}
         assert self.book.idle_apps() == idle
-        assert self.book.apps() == {held.app for held in self.held.values() if held.app is not None}
+        seated = {held.app for held in self.held.values() if held.state in ("bound", "stranded", "idle")}
+        assert self.book.apps() == seated
 
     @invariant()
     def no_seat_is_taken_twice(self) -> None:
