@@ -120,17 +120,27 @@ class Engine:
         self.reconciler = self._make_reconciler()
         self.verifier = make_verifier(self, outside)
         self.planner = make_planner(self)
-        self.workers = Workers(
-            self.queue,
-            self.reconciler,
-            self.clock,
-            settings.workers,
-            self.is_paused,
-            self._reconciled,
-        )
+        self.workers = self._make_workers()
         self.watch = self._make_watch()
-        self.janitor = Janitor(
-            records,
+        self.janitor = self._make_janitor()
+        badge = Badge(settings.owner, outside.epoch, settings.workers, outside.observe)
+        self.condition = Condition(
+            badge, self.clock, self.view, self.watch, self.queue, self.seats, self.paused
+        )
+        self.report = self._make_report()
+        records.on_change = self._binding_changed
+        self.view.restore(
+            [_as_last_seen(binding) for binding in records.all() if not _is_left(binding)],
+            records.book.apps(),
+        )
+
+    def _make_workers(self) -> Workers:
+        count = self.settings.workers
+        return Workers(self.queue, self.reconciler, self.clock, count, self.is_paused, self._reconciled)
+
+    def _make_janitor(self) -> Janitor:
+        return Janitor(
+            self.records,
             self.view,
             self.clock,
             self.claims.apps,
@@ -138,24 +148,17 @@ class Engine:
             self._tidied,
             self.grounded.is_set,
         )
-        badge = Badge(settings.owner, outside.epoch, settings.workers, outside.observe)
-        self.condition = Condition(
-            badge, self.clock, self.view, self.watch, self.queue, self.seats, self.paused
-        )
-        self.report = Report(
+
+    def _make_report(self) -> Report:
+        return Report(
             self.view,
-            records,
+            self.records,
             self.claims,
             self.reconciler,
             self.condition,
             tuple(self.batchers),
             self.occupancy.rows,
             self.seats.is_waiting,
-        )
-        records.on_change = self._binding_changed
-        self.view.restore(
-            [_as_last_seen(binding) for binding in records.all() if not _is_left(binding)],
-            records.book.apps(),
         )
 
     def _make_watch(self) -> Watch:
