@@ -332,10 +332,14 @@ def _free_key(records: Records, mark: Mark) -> BindingId:
 
 
 async def quarantine_shown(records: Records, everything: Shown, clock: Clock) -> None:
-    """Addresses that only names or members still lead to cool, and what leads there is removed."""
+    """Addresses that only names or members still lead to cool, and what leads there is removed.
+
+    One that is reserved by now stays reserved.
+    """
     for address, shown in everything.items():
         async with records.changing():
-            if records.book.by_address(address) is not None:
+            known = records.book.by_address(address)
+            if known is not None and known.state is not LeaseState.RESERVED:
                 continue
             # One transaction: the lease says afterwards that the address has been dealt with, whole.
             writes: list[Write] = [PutBinding(record) for record in _stale_records(records, shown)]

@@ -3,6 +3,9 @@
 One bad app never touches another: its refusal is kept with the app, shown in `mooring status`, and its last
 good claim stays in force.
 
+An app whose file is rendered from another's members is told when that one's claim changes, and when it is
+read for the first time since a start: until then nobody knew what its members are.
+
 A name that one app has is refused to every other (`names` has the rules).  An app that held it by label makes
 way when an app appears whose id reads so: from then on it goes under the name of its own id.  When a name
 becomes free, the apps that were refused for it are read again, in the order of their ids.
@@ -34,7 +37,7 @@ class Claims:
         bindings: Iterable[Binding] = (),
         changed: Callable[[AppId], None] = lambda app: None,
     ) -> None:
-        """`bindings` tell who shows which name; `changed` is told of an app whose claim another changed."""
+        """`bindings` tell who shows which name; `changed` is told of an app that another's claim concerns."""
         self._rules = rules
         self._changed = changed
         self._read: dict[AppId, App] = {}
@@ -73,10 +76,13 @@ class Claims:
     def of(self, app: App) -> Claim | None:
         """The newest good claim of the app; None if it never had one."""
         if self._read.get(app.id) != app:
+            first = app.id not in self._read
             self._know(app.id)
             self._read[app.id] = app
             self._take(app)
             self._serve_waiting()
+            if first:
+                self._tell_dependents(app.id)
         return self._good.get(app.id)
 
     def reconsider(self, rules: Rules) -> list[AppId]:
@@ -151,7 +157,8 @@ class Claims:
 
     def _put(self, app: AppId, claim: Claim | None) -> None:
         """Let this be the claim in force, and keep the index of dependents with it."""
-        for source in _sources(self._good.pop(app, None)):
+        before = self._good.pop(app, None)
+        for source in _sources(before):
             self._dependents[source].discard(app)
             if not self._dependents[source]:
                 del self._dependents[source]
@@ -159,6 +166,12 @@ class Claims:
             self._dependents.setdefault(source, set()).add(app)
         if claim is not None:
             self._good[app] = claim
+        if claim != before:
+            self._tell_dependents(app)
+
+    def _tell_dependents(self, app: AppId) -> None:
+        for dependent in sorted(self.dependents(app)):
+            self._changed(dependent)
 
     def _serve_waiting(self) -> None:
         while self._gave_up:

@@ -86,7 +86,7 @@ def run(settings: Settings, *, observe: bool = False) -> int:
             runner.run(_live(settings, observe, turns))
     except ConfigRefused:
         raise
-    except (Refused, Retryable) as error:
+    except (Refused, Retryable, Fatal) as error:
         log.error("cannot run", reason=str(error))
         return 1
     except ExceptionGroup as group:  # from the workers, who end together
@@ -123,7 +123,7 @@ async def _build(settings: Settings, observe: bool, stack: AsyncExitStack) -> tu
         *host_sinks(hosts, names, settings.ansible.interface),
         *edge_sinks(settings, store, session, clock),
     ]
-    ground = await survey_all(hosts, names, store, contents, sinks, fences=not observe)
+    ground = await survey_all(hosts, names, store, contents, sinks, chance, fences=not observe)
     policy: list[Sink] = [Rehearsal(sink) for sink in sinks] if observe else sinks
     records = _records(settings, store, contents)
     access = access_of(settings.marathon)

@@ -116,7 +116,9 @@ class Engine:
         self.seats = Seats(records, self.clock, settings.leases.seat_wait_s)
         self.doubts = Doubts(self.metrics.repaired)
         self.occupancy = Occupancy(records, self.seats, self.clock)
-        self.pools = PoolKeeper(records, self.clock, supernets_of(settings), self._estate_changed)
+        self.pools = PoolKeeper(
+            records, self.clock, supernets_of(settings), self._estate_changed, lambda: self.seats.closed or ""
+        )
         self.reconciler = self._make_reconciler()
         self.verifier = make_verifier(self, outside)
         self.planner = make_planner(self)

@@ -1,7 +1,7 @@
 """Firm ground before anything is given out: the epoch, and what is already there.
 
     1. ask every host what it has                      survey
-    2. one epoch above all that anybody remembers      store, bridges, name server
+    2. an epoch above all that anybody remembers       store, bridges, name server
     3. ask again with that epoch as a fence            nobody older can change what was just reported
     4. adopt what no record knows                      adopt
     5. go on asking the hosts that were silent         `hear_silent_hosts`
@@ -14,6 +14,7 @@ first installation.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Sequence
 
 import structlog
@@ -23,7 +24,7 @@ from mooring.controller.engine import Engine
 from mooring.controller.rebuild import Rebuild, all_keys
 from mooring.controller.sinks import newest_epoch
 from mooring.controller.stage import AGREED, COMPLETE, HELD, NOTHING_KNOWN, Ground, Stage, check_epochs
-from mooring.core.errors import Fatal, Refused, Retryable
+from mooring.core.errors import Refused, Retryable
 from mooring.core.model import Epoch
 from mooring.core.sink import Sink
 from mooring.core.store import NO_EPOCH, Contents, PutFlag, Store
@@ -38,6 +39,7 @@ _AWAITED_AGAIN_S = 5.0  # between two surveys while an operator is awaited
 _AGAIN_S = 2.0  # between two questions to silent hosts while everybody waits for them
 _SILENT_AGAIN_S = 30.0  # the same while nobody does
 _SWEEP_S = 30.0  # between two looks at fenced hosts
+_STEP = 2**20  # by which an epoch rises at most
 
 
 async def survey_all(
@@ -46,6 +48,7 @@ async def survey_all(
     store: Store,
     contents: Contents,
     sinks: Sequence[Sink],
+    chance: random.Random,
     *,
     fences: bool,
 ) -> Ground:
@@ -53,7 +56,7 @@ async def survey_all(
     hosts.fenced = {host: fence.reason for host, fence in fences_in(contents.flags).items()}
     found = await survey(hosts, names)
     remembered = Epoch(max(found.epoch, *[await newest_epoch(sink) for sink in sinks]))
-    hosts.epoch = Epoch(max(contents.epoch, remembered) + 1)
+    hosts.epoch = next_epoch(Epoch(max(contents.epoch, remembered)), chance)
     await store.begin(hosts.epoch)
     complete = int(contents.flags.get(COMPLETE, NOTHING_KNOWN))
     stage = _stage(contents, remembered)
@@ -64,6 +67,16 @@ async def survey_all(
         if fences:
             found = await _fenced(hosts, found)
     return Ground(hosts, tuple(names), found, stage, remembered, contents.epoch, complete, fences)
+
+
+def next_epoch(newest: Epoch, chance: random.Random) -> Epoch:
+    """One above all that are known, by a step that nobody else takes.
+
+    A store gives each number once.  Two daemons over two stores that begin at the same time have asked before
+    either told anybody; were the step always one, they would take the same number, and no fence could tell
+    them apart.  So the later one of them refuses the other (decision 009).
+    """
+    return Epoch(newest + chance.randint(1, _STEP))
 
 
 def _stage(contents: Contents, remembered: Epoch) -> Stage:
@@ -157,8 +170,6 @@ async def _take_in(engine: Engine, ground: Ground) -> int:
             adopted = len(ground.found.ports)
         else:
             adopted = await adopt(engine.records, _trusted(ground), engine.clock)
-    except Fatal:
-        raise
     except (Retryable, Refused) as error:
         log.warning("not settled in yet", reason=str(error))
         engine.rebuild.close(str(error))

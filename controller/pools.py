@@ -3,6 +3,10 @@
 Every change goes the way of all writes: planned by the lease book, stored, then in force.  Afterwards
 `changed` is called, because more follows a pool than its addresses: which labels are acceptable, how the
 ports in it are wired, and who can be served that waited.
+
+While the store does not know every lease, an address that looks free may be somebody's.  Pools may be added
+then (a rebuild needs those that were made at run time); what could take an address from an unknown hand has
+to wait.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import structlog
 
 from mooring.controller.settings import Settings
 from mooring.core.clock import Clock
+from mooring.core.errors import Refused
 from mooring.core.model import PoolName, PoolSpec
 from mooring.core.readmodel import PoolRow
 from mooring.core.store import DropPool, Note, PutPool, Write
@@ -39,12 +44,17 @@ class PoolKeeper:
         clock: Clock,
         supernets: Mapping[str, Supernet],
         changed: Callable[[bool], None],
+        unsure: Callable[[], str] = lambda: "",
     ) -> None:
-        """`changed` is called when a change is in force: with whether pools differ, or only leases."""
+        """`changed` is called when a change is in force: with whether pools differ, or only leases.
+
+        `unsure` tells why not every lease is known; "" if all are.
+        """
         self._records = records
         self._clock = clock
         self._supernets = supernets
         self._changed = changed
+        self._unsure = unsure
 
     def specs(self) -> list[PoolSpec]:
         """Every pool in force, whole."""
@@ -73,15 +83,18 @@ class PoolKeeper:
 
     async def resize(self, name: str, network: str) -> PoolSpec:
         """Another network for a pool that was made at run time."""
+        self._check_sure(f"pool {name}")
         await self._change(lambda now: self._records.book.plan_pool_resize(PoolName(name), network, now))
         return self._records.book.pools.named(name).spec
 
     async def remove(self, name: str) -> None:
         """A pool that was made at run time goes."""
+        self._check_sure(f"pool {name}")
         await self._change(lambda now: self._records.book.plan_pool_remove(PoolName(name), now))
 
     async def reserve(self, address: str, reason: str) -> None:
         """Keep an address for a person."""
+        self._check_sure(address)
         await self._change(lambda now: self._records.book.plan_reserve(address, reason, now))
 
     async def unreserve(self, address: str) -> None:
@@ -92,6 +105,10 @@ class PoolKeeper:
         """A conflicted address or an idle seat cools."""
         reason = "released by an operator"
         await self._change(lambda now: self._records.book.plan_release_conflict(address, now, reason))
+
+    def _check_sure(self, what: str) -> None:
+        if reason := self._unsure():
+            raise Refused(f"{what} stays as it is, because somebody unknown may hold an address: {reason}")
 
     async def _change(self, plan: Callable[[float], list[Write]]) -> None:
         async with self._records.changing():

@@ -21,7 +21,7 @@ import structlog
 from mooring.controller.claims import Claims
 from mooring.controller.decide import Decision, decide
 from mooring.controller.doubts import Doubts
-from mooring.core.errors import Fatal, Refused, Retryable
+from mooring.core.errors import Refused, Retryable
 from mooring.core.labels import Claim, IpPolicy
 from mooring.core.model import (
     App,
@@ -63,6 +63,8 @@ class Observed(Protocol):
     def instance(self, id: InstanceId) -> Instance | None: ...
 
     def app(self, id: AppId) -> App | None: ...
+
+    def knows(self, app: AppId) -> bool: ...
 
     def is_deleted(self, app: AppId) -> bool: ...
 
@@ -120,8 +122,6 @@ class Reconciler:
             verdict = await self._conclude(key, walk)
         except Retryable as error:
             verdict = Verdict(True, error.after_s, str(error))
-        except Fatal:
-            raise
         except Refused as error:
             verdict = Verdict(reason=str(error))
         if verdict.reason:
@@ -169,8 +169,6 @@ class Reconciler:
         if claim is not None and claim.pool is not None and bound.address is None and not bound.departing:
             try:
                 bound = await self._seats.seat(bound, app, claim)
-            except Fatal:
-                raise
             except (Retryable, Refused) as error:
                 if bound.settled:
                     raise
@@ -205,11 +203,15 @@ class Reconciler:
             members={source: self.members(source) for source in sources},
         )
 
-    def members(self, app_id: AppId) -> tuple[Member, ...]:
-        """Who belongs to an app, as its dependents see it: everyone on the books who is not leaving."""
+    def members(self, app_id: AppId) -> tuple[Member, ...] | None:
+        """Who belongs to an app, as its dependents see it: everyone on the books who is not leaving.
+
+        None if that cannot be told: it has members from before a restart, and no listing has defined it yet.
+        """
         app = self._view.app(app_id)
         if app is None:
-            return ()
+            awaited = self._view.knows(app_id) and any(map(is_member, self._records.of_app(app_id)))
+            return None if awaited else ()
         claim = self._claims.of(app)
         found: list[Member] = []
         for binding in self._records.of_app(app_id):

@@ -110,10 +110,10 @@ class Batcher:
             return await self._lanes.submit(self.sink.lane(change), change)
         except Retryable as error:
             return RetryAfter(str(error), error.after_s)
-        except Fatal:
-            raise
         except Refused as error:
             return NotPossible(str(error))
+        except Fatal:
+            raise
         except Exception as error:
             return RetryAfter(f"{self.sink.name}: unexpected {type(error).__name__}: {error}")
 

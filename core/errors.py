@@ -3,16 +3,17 @@
     MooringError
     ├── Retryable          try again later: a host away, a name server busy, a pool waiting for a seat
     │   └── StoreBusy      the store did not take the write; nothing was written
-    └── Refused            trying again cannot help until a person changes something
-        ├── LabelRefused   what an app owner asked for is not acceptable (names app, label and reason)
-        ├── ConfigRefused  the configuration is wrong (carries every problem at once)
-        ├── Fatal          this daemon must not go on; it ends, and a new start is the remedy
-        │   ├── Fenced         a daemon with a higher epoch has taken over
-        │   └── StoreBroken    nobody knows what the store took
-        └── LeaseConflict  an address would be in two hands; the store said no
+    ├── Refused            trying again cannot help until a person changes something
+    │   ├── LabelRefused   what an app owner asked for is not acceptable (names app, label and reason)
+    │   ├── ConfigRefused  the configuration is wrong (carries every problem at once)
+    │   └── LeaseConflict  an address would be in two hands; the store said no
+    └── Fatal              this daemon must not go on; it ends, and a new start is the remedy
+        ├── Fenced         a daemon with a higher epoch has taken over
+        └── StoreBroken    nobody knows what the store took
 
-Code that meets a library's error wraps it (`raise HostAway(...) from error`) in one of the two
-behavioural roots, because the only question a caller ever has is: again, or never?
+Code that meets a library's error wraps it (`raise HostAway(...) from error`) in one of the first two roots,
+because the only question a caller has is: again, or never?  `Fatal` is a root of its own, so that nobody who
+deals with those two can swallow it.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class ConfigRefused(Refused):
         self.problems = tuple(problems)
 
 
-class Fatal(Refused):
+class Fatal(MooringError):
     """Going on could do harm. Nobody may swallow this: it ends the daemon."""
 
 

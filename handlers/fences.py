@@ -22,7 +22,7 @@ import msgspec
 import structlog
 
 from mooring.core.clock import Clock
-from mooring.core.errors import Fatal, Refused, Retryable, check_reason
+from mooring.core.errors import Refused, Retryable, check_reason
 from mooring.core.model import BindingId, HostName, LeaseState
 from mooring.core.specs import PortSpec
 from mooring.core.store import PutFlag
@@ -122,8 +122,6 @@ class Fences:
         for host in sorted(self._hosts.fenced):
             try:
                 await self.clear(HostName(host))
-            except Fatal:
-                raise
             except (Retryable, Refused) as error:
                 log.debug("a fenced host is silent", host=host, reason=str(error))
 
@@ -178,8 +176,6 @@ class Fences:
             await self._hosts.marks(host)
         except Retryable:
             return False
-        except Fatal:
-            raise
         except Refused as error:
             log.warning("a host cannot be asked", host=host, reason=str(error))
             return False

@@ -9,8 +9,8 @@ wiring.  A host may therefore have two plays at once, but never two of a lane, w
 asks for: ports are changed by wiring alone, files and the records of what was told by the other lane alone.
 Both read the switch, which is transactional, and a probe that meets a port being removed just fails.
 
-The program answers each operation for itself ("done", "retry", "refused", "conflict"); a host that does not
-answer fails its own lane only.
+The program answers each operation for itself ("done", "retry", "refused", "stale", "conflict"); a host that
+does not answer fails its own lane only.  A stale caller was overtaken by another daemon, and ends.
 
 Every play that wires carries its place in the sequence of all plays.  A play that was given up may lie frozen
 on its host and wake after a later one has confirmed that a port is gone; the host knows it by its lower
@@ -32,7 +32,7 @@ from msgspec import structs
 
 from mooring.core.batch import Lanes
 from mooring.core.clock import Clock
-from mooring.core.errors import Fatal, MooringError, Refused, Retryable
+from mooring.core.errors import Fatal, Fenced, MooringError, Refused, Retryable
 from mooring.core.model import BindingId, Epoch, SinkName
 from mooring.core.sink import (
     Change,
@@ -111,7 +111,15 @@ class Hosts:
             self.attendance.silent(host, str(error))
             raise
         self.attendance.answered(host, answers)
+        _check_not_stale(host, answers)
         return answers
+
+
+def _check_not_stale(host: str, answers: Sequence[Answer]) -> None:
+    """Raise `Fenced` if the host says that a newer daemon has been there; nothing more is ours to do then."""
+    for answer in answers:
+        if answer.get("status") == "stale":
+            raise Fenced(f"host {host}: {answer.get('reason')}")
 
 
 class _HostSink:

@@ -35,6 +35,10 @@ class _Refused(Exception):
     """The operation cannot succeed unchanged."""
 
 
+class _Stale(Exception):
+    """Somebody with a higher epoch was here."""
+
+
 class _Retry(Exception):
     """The operation may succeed later."""
 
@@ -188,7 +192,7 @@ class _Play:
             return {"id": order.get("id", ""), "status": "done", "reason": "", "changed": False, **act(order)}
         except _Conflict as error:
             return {**_failure(order, error), "status": "conflict", "answered_by": list(error.answered_by)}
-        except (_Refused, _Retry) as error:
+        except (_Refused, _Retry, _Stale) as error:
             return _failure(order, error)
 
     # -- ports
@@ -322,7 +326,7 @@ class _Play:
 
     def _check_epoch(self) -> None:
         if self._epoch < self._host.epoch:
-            raise _Refused(f"epoch {self._epoch} is stale: the bridge has seen epoch {self._host.epoch}")
+            raise _Stale(f"epoch {self._epoch} is stale: the bridge has seen epoch {self._host.epoch}")
 
     def _check_sequence(self) -> None:
         self._check_epoch()
@@ -337,7 +341,7 @@ class _Play:
     def _check_ports(self, ports: Iterable[MemoryPort]) -> None:
         for port in ports:
             if port.epoch > self._epoch:
-                raise _Refused(f"epoch {self._epoch} is stale: {port.name} was changed by epoch {port.epoch}")
+                raise _Stale(f"epoch {self._epoch} is stale: {port.name} was changed by epoch {port.epoch}")
 
 
 def _same_seat(port: MemoryPort, wanted: MemoryPort) -> bool:
@@ -362,5 +366,5 @@ def _superseded(port: MemoryPort, wanted: MemoryPort) -> bool:
 
 
 def _failure(order: Operation, error: Exception) -> Answer:
-    status = "retry" if isinstance(error, _Retry) else "refused"
+    status = {_Retry: "retry", _Stale: "stale"}.get(type(error), "refused")
     return {"id": order.get("id", ""), "status": status, "reason": str(error), "changed": False}

@@ -87,7 +87,7 @@ class Facts:
     zone: str | None  # None: no DNS
     lease_generation: int
     host_address: str | None  # of the agent; None when its name does not resolve
-    members: Mapping[str, tuple[Member, ...]]  # of every app that this one depends on
+    members: Mapping[str, tuple[Member, ...] | None]  # of every app that this one depends on; None: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,7 +322,13 @@ def _rendered(facts: Facts, binding: Binding) -> FilesSpec:
     for notice in facts.claim.notices:
         chosen: dict[str, tuple[Member, ...]] = {}
         for source in notice.sources:
-            chosen[source] = facts.members.get(source, ())
+            members = facts.members.get(source, ())
+            if members is None:
+                raise _Unrenderable(
+                    f"app {binding.app}: file {notice.path}: who belongs to {source} is not known until "
+                    "Marathon lists it; the file stays as it is"
+                )
+            chosen[source] = members
         try:
             content = render_template(notice.template, chosen, own)
         except TemplateRefused as error:

@@ -284,7 +284,7 @@ class RedisStore:
                 self._done(said.decode(), rest)
             except (StoreBusy, ReplyLost) as error:
                 self._complain("store lock not renewed", error)
-            except Refused as error:
+            except (Refused, Fatal) as error:
                 self._broken = _fatal(error)
                 log.error("the store can no longer be written", reason=str(error))
 
@@ -312,7 +312,7 @@ class RedisStore:
         said, *rest = await self._surely(_COMMIT, self._some(*_KEYS), *args)
         try:
             (told,) = self._done(said, rest)
-        except Refused as error:
+        except (Refused, Fatal) as error:
             self._broken = error
             raise
         self._group += 1

@@ -76,8 +76,8 @@ results:
       type: str
     status:
       description:
-        - done, retry (may succeed later), refused (cannot succeed unchanged) or conflict (somebody else
-          answers on the address; nothing was attached).
+        - done, retry (may succeed later), refused (cannot succeed unchanged), stale (somebody with a higher
+          epoch has been here) or conflict (somebody else answers on the address; nothing was attached).
       type: str
     reason:
       description: Why it is not done.

@@ -63,6 +63,9 @@ class Said:
     def app(self, id: AppId) -> App | None:
         return self.apps.get(id)
 
+    def knows(self, app: AppId) -> bool:
+        return app in self.apps
+
     def is_deleted(self, app: AppId) -> bool:
         return False
 

@@ -323,7 +323,7 @@ async def test_one_bad_operation_harms_no_other(bench: Bench) -> None:
     assert [answer["status"] for answer in answers] == ["retry", "done", "refused", "refused"]
 
 
-async def test_a_stale_epoch_is_refused_and_changes_nothing(bench: Bench) -> None:
+async def test_a_stale_epoch_is_turned_away_and_changes_nothing(bench: Bench) -> None:
     asked, port = await attached(bench)
     assert verdict((await bench.do(asked, epoch=7))[0]) == ("done", True)
     task = task_of(next(_numbers))
@@ -331,7 +331,7 @@ async def test_a_stale_epoch_is_refused_and_changes_nothing(bench: Bench) -> Non
     stale = (order(task), removal(asked), {**asked, "vlan": 5}, file(asked["task_id"], "late"))
     for late in stale:
         [answer] = await bench.do(late, epoch=6)
-        assert verdict(answer) == ("refused", False)
+        assert verdict(answer) == ("stale", False)
         assert "epoch 6 is stale" in answer["reason"]
     [seen] = await ports(bench, asked["address"])
     assert (seen["port"], seen["epoch"], seen["alive"]) == (port, 7, True)
@@ -341,7 +341,7 @@ async def test_a_port_fences_even_where_its_bridge_forgot(bench: Bench) -> None:
     asked, _ = await attached(bench)
     await bench.do(asked, epoch=7)
     bench.forget_epoch()
-    assert (await bench.do(removal(asked), epoch=6))[0]["status"] == "refused"
+    assert (await bench.do(removal(asked), epoch=6))[0]["status"] == "stale"
     assert len(await ports(bench, asked["address"])) == 1
     assert (await bench.do(removal(asked), epoch=7))[0]["changed"]
 
@@ -350,7 +350,7 @@ async def test_a_detach_of_nothing_raises_the_fence_too(bench: Bench) -> None:
     asked, _ = await attached(bench)
     await bench.do(removal(asked))
     assert verdict((await bench.do(removal(asked), epoch=5))[0]) == ("done", False)
-    assert (await bench.do(asked, epoch=4))[0]["status"] == "refused"
+    assert (await bench.do(asked, epoch=4))[0]["status"] == "stale"
 
 
 async def test_observe_raises_the_fence_on_request(bench: Bench) -> None:
@@ -360,7 +360,7 @@ async def test_observe_raises_the_fence_on_request(bench: Bench) -> None:
     [report] = await bench.do(fence, epoch=9)
     assert (newest_epoch(report), report["changed"]) == (9, True)
     assert not (await bench.do(fence, epoch=9))[0]["changed"]
-    assert (await bench.do(fence, epoch=8))[0]["status"] == "refused"
+    assert (await bench.do(fence, epoch=8))[0]["status"] == "stale"
 
 
 async def test_an_address_on_which_a_stranger_answers_is_not_attached(bench: Bench) -> None:
@@ -442,7 +442,7 @@ async def test_a_higher_epoch_counts_its_calls_from_the_start(bench: Bench) -> N
     asked, _ = await attached(bench)
     await bench.do({**asked, "sequence": 50}, epoch=2)
     assert verdict((await bench.do({**removal(asked), "sequence": 1}, epoch=3))[0]) == ("done", True)
-    assert (await bench.do({**asked, "sequence": 51}, epoch=2))[0]["status"] == "refused"
+    assert (await bench.do({**asked, "sequence": 51}, epoch=2))[0]["status"] == "stale"
     assert verdict((await bench.do({**asked, "sequence": 2}, epoch=3))[0]) == ("done", True)
 
 

@@ -175,11 +175,11 @@ class Life:
             Ledger(store, world.clock),
             *self._edges(),
         ]
-        ground = await survey_all(hosts, names, store, contents, sinks, fences=True)
+        chance = random.Random(f"daemon {self.number} {world.chance.random()}")
+        ground = await survey_all(hosts, names, store, contents, sinks, chance, fences=True)
         self.epoch = hosts.epoch
         records = daemon._records(settings, store, contents)
         marathon = Rest(self, contents.flags.get("framework"))
-        chance = random.Random(f"daemon {self.number} {world.chance.random()}")
         metrics = Metrics(CollectorRegistry(), "sim", [sink.name for sink in sinks], framer="c")
         outside = Outside(world.clock, chance, marathon, sinks, self.epoch, metrics)  # type: ignore[arg-type]
         engine = self.engine = Engine(settings, records, outside)

@@ -52,6 +52,28 @@ class Unhandled(Exception):
         self.contexts = contexts
 
 
+class _Task(asyncio.Task[Any]):
+    """A task whose place in a set is its number: by its address it is another one in each process."""
+
+    def __init__(self, work: Coroutine[Any, Any, Any], number: int, **options: Any) -> None:
+        self._number = number  # before asyncio enters it into a set of its own
+        super().__init__(work, **options)
+
+    def __hash__(self) -> int:
+        return self._number
+
+
+class _Future(asyncio.Future[Any]):
+    """The same for futures."""
+
+    def __init__(self, number: int, **options: Any) -> None:
+        self._number = number
+        super().__init__(**options)
+
+    def __hash__(self) -> int:
+        return self._number
+
+
 class VirtualLoop(asyncio.SelectorEventLoop):
     """One thread, virtual seconds, seeded order."""
 
@@ -88,6 +110,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._freezes = frozen
         self._ready.extend(self._ice)
         self._ice.clear()
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return _Future(self._number(), loop=self)
+
+    def _number(self) -> int:
+        self._births += 1
+        return self._births
 
     def close(self) -> None:
         self._sealed = False  # closing unregisters the loop's own wake-up pipe
@@ -227,9 +256,9 @@ def _register(
     loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T], **options: Any
 ) -> asyncio.Task[T]:
     assert isinstance(loop, VirtualLoop)
-    number = loop._births = loop._births + 1
+    number = loop._number()
     options.setdefault("name", f"task-{number}")  # the default name counts over all loops
-    task = asyncio.Task(work, loop=loop, **options)
+    task = _Task(work, number, loop=loop, **options)
     loop._born[number] = task
     task.add_done_callback(lambda _: loop._born.pop(number, None))
     return task

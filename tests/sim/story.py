@@ -139,8 +139,12 @@ class Story:
         life = self.life
         if life is not None and life.primed and life.disk == self.audit.disk:
             assert life.engine is not None
-            self._known = life.engine.rebuild.is_over
+            self._known = life.engine.rebuild.is_over and not self._outrun(life)
         return self._known
+
+    def _outrun(self, life: Life) -> bool:
+        """Whether a host knows of a higher epoch: one over another disk, which this one has not met yet."""
+        return any(host.epoch > life.epoch for host in self.world.agents.hosts.values())
 
     def _check(self) -> None:
         leases = self.audit.leases if self.knows_all else None

@@ -496,3 +496,36 @@ def test_an_id_that_cannot_be_a_name_takes_none_from_others(id: str) -> None:
     desk.see([app(id), other := app(AAA, name_at(AppId(id)).lower().strip("-").replace("-web", "web"))])
     assert desk.refused() == set()
     assert len(desk.names(other)) == 1
+
+
+# -- whose file is rendered from whose members
+
+
+def watching(id: str, source: str) -> App:
+    labels = {
+        "MOORING_POOL": "shop",
+        "MOORING_NOTIFY_FROM": source,
+        "MOORING_NOTIFY_PATH": "/etc/peers",
+        "MOORING_NOTIFY_TEMPLATE": "{{ members | length }}",
+        "MOORING_NOTIFY_COMMAND": "reload",
+    }
+    return App(AppId(id), 1, labels)
+
+
+def test_dependents_are_told_when_a_source_is_first_read_and_when_its_claim_changes() -> None:
+    desk = Desk()
+    desk.read(watching(AAA, WEB))
+    assert desk.changed == []
+    desk.read(app(WEB))
+    assert set(desk.changed) == {AAA}, "until now nobody could tell what its members are"
+    desk.changed.clear()
+    desk.read(app(WEB))
+    assert desk.changed == []
+    desk.read(app(WEB, "www"))
+    assert set(desk.changed) == {AAA}, "its members have another name"
+
+
+def test_dependents_are_told_of_a_source_that_asks_for_nothing() -> None:
+    desk = Desk()
+    desk.read(watching(AAA, WEB), app(WEB, pool=None))
+    assert set(desk.changed) == {AAA}

@@ -8,7 +8,7 @@ import pytest
 
 from mooring.controller.daemon import _records
 from mooring.controller.pools import wiring_at
-from mooring.core.errors import ConfigRefused
+from mooring.core.errors import ConfigRefused, Refused
 from mooring.core.model import BindingId, PoolName, PoolSpec
 from mooring.core.readmodel import Phase
 from mooring.core.specs import PortSpec
@@ -76,6 +76,24 @@ async def test_who_waits_is_served_when_an_address_has_cooled() -> None:
     await it.engine.janitor.tidy()
     await it.work()
     assert port(it, 0).address == "10.65.0.2"
+
+
+async def test_while_not_every_lease_is_known_pools_may_only_be_added() -> None:
+    it = await house(1)
+    await it.engine.pools.add(SMALL)
+    it.engine.seats.close("the store is new")
+    mine = it.engine.pools
+    for work in (
+        mine.reserve("10.64.0.9", "printer"),
+        mine.resize("small", "10.65.0.0/29"),
+        mine.remove("small"),
+    ):
+        with pytest.raises(Refused, match=r"stays as it is, because somebody unknown .*: the store is new"):
+            await work
+    assert it.engine.records.book.by_address("10.64.0.9") is None
+    await mine.add(PoolSpec(PoolName("other"), "10.66.0.0/30", "10.66.0.1", vlan=21))
+    it.engine.seats.open()
+    await mine.reserve("10.64.0.9", "printer")
 
 
 async def test_a_pool_with_live_leases_stays_and_labels_follow_a_pool_that_goes() -> None:

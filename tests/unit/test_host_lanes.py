@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mooring.core.clock import SystemClock
+from mooring.core.errors import Fenced
 from mooring.core.model import Epoch
 from mooring.handlers import ansible
 from mooring.handlers.ansible import AnsibleRunner, PlayFailed
@@ -47,6 +48,20 @@ async def test_what_goes_on_inside_containers_does_not_delay_wiring() -> None:
         assert [answer["op"] for answer in await inside] == ["write", "probe"]
         await hosts.close()
     assert sorted(runner.plays) == [["attach", "detach"], ["observe"], ["write", "probe"]]
+
+
+class Overtaken:
+    """A `Runner` to a host that has heard a newer daemon."""
+
+    async def run(self, host: str, operations: Sequence[Operation], epoch: int) -> Sequence[Answer]:
+        return [{"op": one["op"], "status": "stale", "reason": "epoch 1 is stale"} for one in operations]
+
+
+@pytest.mark.parametrize("kind", ["attach", "detach", "write", "probe", "observe"])
+async def test_a_daemon_that_a_host_calls_stale_is_fenced(kind: str) -> None:
+    hosts = Hosts(Overtaken(), SystemClock(), Epoch(1))
+    with pytest.raises(Fenced, match="host h1: epoch 1 is stale"):
+        await hosts.do("h1", [{"op": kind}])
 
 
 class Ansible:

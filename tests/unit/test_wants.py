@@ -189,6 +189,15 @@ def test_a_file_that_cannot_be_rendered_harms_nothing_else() -> None:
     assert member_state(relaunched.specs[HAPROXY]) == "declared"
 
 
+def test_a_file_made_from_who_is_not_known_yet_stays_as_it_is() -> None:
+    claim = replace(facts().claim, notices=(READS_DB,))
+    live = settled(facts(claim=claim, members={"/db": (DB,)}), binding())
+    unknown = wants_of(facts(claim=claim, members={"/db": None}), live)
+    assert unknown.specs[FILES] == live.sink(FILES).applied
+    assert "app /web: file /etc/db: who belongs to /db is not known until" in unknown.problem
+    assert member_state(unknown.specs[HAPROXY]) == "up"
+
+
 def test_the_file_of_a_draining_instance_stays_as_it_was() -> None:
     claim = replace(facts().claim, notices=(READS_DB,))
     live = settled(facts(claim=claim, members={"/db": (DB,)}), binding())

@@ -1,6 +1,6 @@
-"""Why one operation did not succeed: try again later, or do not try again unchanged.
+"""Why one operation did not succeed: try again later, do not try again unchanged, or do not try again at all.
 
-Both carry one sentence for the operator.  They end one operation only; the other operations of the same call
+All carry one sentence for the operator.  They end one operation only; the other operations of the same call
 go on.
 """
 
@@ -18,6 +18,12 @@ class Retry(OperationError):
 
 
 class Refused(OperationError):
-    """The request itself is wrong, stale or unsafe; repeating it unchanged cannot succeed."""
+    """The request itself is wrong or unsafe; repeating it unchanged cannot succeed."""
 
     status = "refused"
+
+
+class Stale(OperationError):
+    """Somebody with a higher epoch has been here; whoever asks is not in charge any more."""
+
+    status = "stale"

@@ -27,7 +27,7 @@ from collections.abc import Container as Collection
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from .errors import Refused
+from .errors import Stale
 from .orders import Attach, Detach
 from .switch import Port, Switch
 
@@ -122,7 +122,7 @@ def _superseded(port: Port, marks: dict[str, str]) -> bool:
 def _check_epochs(ports: Iterable[Port], epoch: int) -> None:
     for port in ports:
         if port.epoch > epoch:
-            raise Refused(f"epoch {epoch} is stale: port {port.name} was changed by epoch {port.epoch}")
+            raise Stale(f"epoch {epoch} is stale: port {port.name} was changed by epoch {port.epoch}")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import Refused, Retry
+from .errors import Retry, Stale
 from .ovsdb import Operation, Ovsdb, Row, first, mapping, members, strings
 
 EPOCH_MARK = "mooring-epoch"
@@ -67,7 +67,7 @@ class Switch:
     def check_epoch(self, epoch: int, sequence: int = 0) -> None:
         """Turn away a call that was overtaken, by another daemon or its own; 0 is a call without number."""
         if epoch < self.epoch:
-            raise Refused(f"epoch {epoch} is stale: bridge {self.bridge} has seen epoch {self.epoch}")
+            raise Stale(f"epoch {epoch} is stale: bridge {self.bridge} has seen epoch {self.epoch}")
         if 0 < sequence < self._sequence_of(epoch):
             # Whoever still waits for the answer will call again, under a higher number.
             raise Retry(f"call {sequence} is late: bridge {self.bridge} has heard call {self.sequence}")

@@ -144,7 +144,7 @@ def test_a_stale_caller_does_not_even_probe(rig: HostRig) -> None:
     rig.do({"op": "observe", "id": "o", "fence": True}, epoch=9)
     try:
         [result] = rig.do(wish, epoch=8)
-        assert result["status"] == "refused"
+        assert result["status"] == "stale"
         assert "epoch 8 is stale" in result["reason"]
         assert probe_ports(rig) == set()
     finally:

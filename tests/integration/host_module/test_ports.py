@@ -210,7 +210,7 @@ def test_a_late_detach_spares_the_living_successor(rig: HostRig) -> None:
     assert rig.fetch(asked["address"]) == asked["task_id"]
 
 
-def test_a_stale_epoch_is_refused_on_every_path(rig: HostRig) -> None:
+def test_a_stale_epoch_is_turned_away_on_every_path(rig: HostRig) -> None:
     bridge = ("Bridge", BRIDGE, "external_ids")
     asked, _, port = attached(rig)
     try:
@@ -220,15 +220,15 @@ def test_a_stale_epoch_is_refused_on_every_path(rig: HostRig) -> None:
         task, _ = rig.container()
         for stale in (order(task), removal(asked), {**asked, "vlan": 5}):
             [result] = rig.do(stale, epoch=6)
-            assert result["status"] == "refused"
+            assert result["status"] == "stale"
             assert "epoch 6 is stale" in result["reason"]
         assert port in rig.ports()
         [write] = rig.do(_file(asked["task_id"]), epoch=6)
-        assert write["status"] == "refused"
+        assert write["status"] == "stale"
         # A port may carry a higher epoch than its bridge, e.g. after the bridge was made anew.
         rig.vsctl("clear", *bridge)
         [result] = rig.do(removal(asked), epoch=6)
-        assert (result["status"], port in rig.ports()) == ("refused", True)
+        assert (result["status"], port in rig.ports()) == ("stale", True)
     finally:
         rig.vsctl("clear", *bridge)
         rig.do(removal(asked), epoch=7)
@@ -245,7 +245,7 @@ def test_observe_can_raise_the_fence(rig: HostRig) -> None:
         assert (report["bridge_epoch"], report["changed"]) == (9, True)
         [report] = rig.do({"op": "observe", "id": "o", "fence": True}, epoch=9)
         assert not report["changed"]
-        assert rig.do({"op": "observe", "id": "o", "fence": True}, epoch=8)[0]["status"] == "refused"
+        assert rig.do({"op": "observe", "id": "o", "fence": True}, epoch=8)[0]["status"] == "stale"
     finally:
         rig.vsctl("clear", "Bridge", BRIDGE, "external_ids")
 

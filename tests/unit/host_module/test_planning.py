@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mooring.playbooks.module_utils.mooring_host.errors import Refused
+from mooring.playbooks.module_utils.mooring_host.errors import Stale
 from mooring.playbooks.module_utils.mooring_host.orders import Attach, Detach, parse
 from mooring.playbooks.module_utils.mooring_host.planning import (
     device_alias,
@@ -103,10 +103,10 @@ def test_a_replaced_port_of_the_same_start_gets_another_name() -> None:
     assert port_name("other", START, "eth0", set()) != first
 
 
-def test_ports_of_a_higher_epoch_refuse_us() -> None:
-    with pytest.raises(Refused, match="epoch 1 is stale: port p was changed by epoch 2"):
+def test_ports_of_a_higher_epoch_turn_us_away() -> None:
+    with pytest.raises(Stale, match="epoch 1 is stale: port p was changed by epoch 2"):
         plan(port("p", epoch="2"), peer="p")
-    with pytest.raises(Refused):
+    with pytest.raises(Stale):
         plan_detach(Detach("d", "i1", None, None, 0), switch(port("p", epoch="2")), 1, set())
 
 
