@@ -18,11 +18,12 @@ that lead to each address.  Every step can be repeated, since what has been ente
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import structlog
 
+from mooring.controller.shown import Shown, ShownSpecs, with_shown
 from mooring.controller.weigh import IN_HAND, Seating, Weighed, known_to
 from mooring.core.clock import Clock
 from mooring.core.errors import Refused, Retryable
@@ -40,24 +41,17 @@ from mooring.core.model import (
     SinkState,
     TaskId,
 )
-from mooring.core.sink import Sink
-from mooring.core.specs import FilesSpec, MemberSpec, NameSpec, SharedNameSpec, Spec
-from mooring.core.store import NO_EPOCH, PutBinding, Write
+from mooring.core.specs import FilesSpec
+from mooring.core.store import NO_EPOCH, PutBinding
 from mooring.handlers.hosts import Hosts, detach_of, newest_epoch
 from mooring.handlers.marks import Mark, marks_in
 from mooring.handlers.records import Records
-from mooring.handlers.wants import APP_NAMES, BALANCERS, FILES, NAMES, NETWORK
+from mooring.handlers.wants import FILES, NETWORK
 from mooring.ipam.book import Request
 from mooring.ipam.errors import AddressTaken
-from mooring.ipam.numbers import address_of
-from mooring.ipam.pools import Pools
 
 log = structlog.get_logger(__name__)
 
-_UNKNOWN_APP = AppId("(unknown)")  # a name does not tell which app it was for
-ShownSpec = NameSpec | SharedNameSpec | MemberSpec
-ShownSpecs = Sequence[ShownSpec]
-Shown = Mapping[str, Mapping[SinkName, ShownSpecs]]
 _POOL_OF_ADDRESS = PoolName("")  # the book takes the pool that contains the address
 
 
@@ -96,48 +90,6 @@ async def survey(hosts: Hosts, names: Sequence[str], *, fence: bool = False) -> 
         else:
             raise answer
     return found
-
-
-async def observe_shown(sinks: Sequence[Sink], pools: Pools) -> Shown:
-    """What leads clients to addresses, by address and by the sink that shows it.
-
-    Names are all taken, members of balancers as far as their addresses are of our pools.  `Retryable` or
-    `Refused` if names cannot be read; a balancer that is away sends nobody anywhere.
-    """
-    found: dict[str, dict[SinkName, list[ShownSpec]]] = {}
-    for sink in sinks:
-        if sink.name in (NAMES, APP_NAMES):
-            shown: Iterable[Spec] = (await sink.observe()).shown.values()
-        elif sink.name in BALANCERS:
-            shown = await _members_of(sink)
-        else:
-            continue
-        for spec in shown:
-            if (address := _leads_to(spec, pools)) is not None:
-                assert isinstance(spec, ShownSpec)
-                found.setdefault(address, {}).setdefault(sink.name, []).append(spec)
-    return found
-
-
-async def _members_of(sink: Sink) -> Iterable[Spec]:
-    try:
-        return (await sink.observe()).shown.values()
-    except (Retryable, Refused) as error:
-        log.warning("members not known", sink=sink.name, reason=str(error))
-        return ()
-
-
-def _leads_to(spec: Spec, pools: Pools) -> str | None:
-    """The address that clients are led to; None if that is none of our concern."""
-    if isinstance(spec, NameSpec | SharedNameSpec):
-        return spec.address
-    if not isinstance(spec, MemberSpec) or len(spec.endpoints) != 1:
-        return None
-    address = spec.endpoints[0].address
-    try:
-        return address if pools.containing(address_of(address)) else None
-    except Refused:  # somebody gave it a name or a socket by hand
-        return None
 
 
 # -- with a store that knows its leases
@@ -276,10 +228,7 @@ def _as_found(
     generation = binding.sink(NETWORK).generation
     sinks[NETWORK] = SinkState(mark.port, mark.port, generation=generation + 1)
     for sink, shown in found.items():
-        # Whatever becomes of the instance, its names and members are its own to keep or to undo.
-        state = binding.sink(sink)
-        more = tuple(spec for spec in shown if spec not in state.shown)
-        sinks[sink] = replace(state, residue=(*state.residue, *more))
+        sinks[sink] = with_shown(binding.sink(sink), shown)
     if mark.alive and FILES not in sinks:
         # It got its files before it served, and has them; which version of them is not known.
         files = FilesSpec(mark.port.host, mark.port.task, ())
@@ -326,67 +275,3 @@ def _new_record(mark: Mark, key: BindingId) -> Binding:
 def _free_key(records: Records, mark: Mark) -> BindingId:
     own = BindingId(mark.port.instance)
     return own if records.get(own) is None else records.spare_id(mark.port.instance)
-
-
-# -- addresses that only something else than a port still leads to
-
-
-async def quarantine_shown(records: Records, everything: Shown, clock: Clock) -> None:
-    """Addresses that only names or members still lead to cool, and what leads there is removed.
-
-    One that is reserved by now stays reserved.
-    """
-    for address, shown in everything.items():
-        async with records.changing():
-            known = records.book.by_address(address)
-            if known is not None and known.state is not LeaseState.RESERVED:
-                continue
-            # One transaction: the lease says afterwards that the address has been dealt with, whole.
-            writes: list[Write] = [PutBinding(record) for record in _stale_records(records, shown)]
-            reason = "only a name or member of ours is known of it"
-            try:
-                writes += records.book.plan_quarantine(address, clock.now(), reason)
-            except Refused as error:  # no pool of ours holds it; the names go all the same
-                log.warning("stale name outside the pools", address=address, reason=str(error))
-            await records.commit(writes)
-        log.info("stale name", address=address)
-
-
-async def quarantine(records: Records, addresses: Iterable[str], reason: str, clock: Clock) -> None:
-    """Let those of the addresses cool that are without a lease."""
-    async with records.changing():
-        for address in addresses:
-            if records.book.by_address(address) is None:
-                await records.commit(records.book.plan_quarantine(address, clock.now(), reason))
-
-
-def _stale_records(records: Records, shown: Mapping[SinkName, ShownSpecs]) -> Iterator[Binding]:
-    """Records with nothing but what has to go. A name may have led to several addresses."""
-    taken: set[BindingId] = set()
-    for sink, specs in shown.items():
-        for spec in specs:
-            number = 1
-            while (key := BindingId(f"{label(spec)}~{number}")) in taken or records.get(key) is not None:
-                number += 1
-            taken.add(key)
-            yield _stale_record(key, sink, spec)
-
-
-def label(spec: ShownSpec) -> str:
-    """What a person calls it."""
-    if isinstance(spec, MemberSpec):
-        return f"{spec.endpoints[0].address}:{spec.endpoints[0].port}"
-    return spec.name
-
-
-def _stale_record(key: BindingId, sink: SinkName, spec: ShownSpec) -> Binding:
-    return Binding(
-        id=key,
-        app=_UNKNOWN_APP,
-        instance=InstanceId(label(spec)),
-        incarnation=1,
-        task=TaskId(label(spec)),
-        host=HostName(""),
-        departing=True,
-        sinks={sink: SinkState(None, spec)},
-    )

@@ -63,7 +63,7 @@ class Janitor:
                 raise  # another daemon has taken over
             except Exception as error:
                 # The next beat tries again; an exception here must not end the daemon.
-                log.exception("tidying up failed", error=str(error))
+                log.exception("tidying up failed", error=repr(error))
 
     async def tidy(self) -> None:
         """One beat: expire what is due, retire the seats of deleted apps."""

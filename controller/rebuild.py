@@ -7,7 +7,7 @@ questions are answered.
 
     plan      a fresh survey of all hosts, all names, and Marathon's present view; changes nothing
     apply     the same again, refused unless it gives the plan that was shown; then
-                1. fence: no older daemon can change what was just read     every host that answers
+                1. fence: no older daemon can change what was just read     hosts that answer, zones
                 2. enter: seats, leftovers, what is missing                 `adopt.enter`
                 3. note in the store that the operator has agreed           flag "rebuilding"
                 4. detach the losers of an address                          `adopt.detach_leftovers`
@@ -34,16 +34,21 @@ import msgspec
 import structlog
 
 from mooring.controller.adopt import (
-    Shown,
     Survey,
     detach_leftovers,
     enter,
-    observe_shown,
-    quarantine,
-    quarantine_shown,
     survey,
 )
 from mooring.controller.rebuild_plan import RebuildPlan, RebuildRow, draw
+from mooring.controller.shown import (
+    Shown,
+    doubt_files,
+    observe_shown,
+    quarantine,
+    quarantine_shown,
+    take_over_names,
+)
+from mooring.controller.sinks import fence_names
 from mooring.controller.stage import AGREED, COMPLETE, HELD, NOTHING_KNOWN, Ground, Stage, check_epochs
 from mooring.controller.weigh import Weighed, weigh
 from mooring.core.errors import Refused, Retryable
@@ -114,6 +119,7 @@ class Rebuild:
             if not self._ground.fences:
                 raise Refused("this daemon only observes; apply the plan at one that runs without --observe")
             self._check_digest((await self._look())[0], digest)
+            await fence_names(self._engine.sinks, self._ground.hosts.epoch)
             plan, weighed, shown = await self._look_again(self._ground.found)
             self._check_digest(plan, digest)
             await self._do(weighed, shown)
@@ -124,6 +130,8 @@ class Rebuild:
     async def _do(self, weighed: Weighed, shown: Shown) -> None:
         engine, ground = self._engine, self._ground
         leftovers = await enter(engine.records, weighed, shown, engine.clock)
+        await take_over_names(engine.records, shown)
+        await doubt_files(engine.records)
         self._remember(weighed)
         await engine.records.commit([PutFlag(AGREED, str(ground.hosts.epoch)), PutFlag(HELD, "1")])
         await detach_leftovers(engine.records, ground.hosts, leftovers)

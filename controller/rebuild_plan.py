@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-from mooring.controller.adopt import Shown, label
+from mooring.controller.shown import Shown, label
 from mooring.controller.weigh import Leftover, Seating, Weighed, has_pool
 from mooring.core.errors import Refused
 from mooring.core.model import InstanceId

@@ -240,8 +240,8 @@ class Reconciler:
             if moved:
                 return Verdict(True, 0.0)
         if bound.departing and bound.settled:
-            if self._kills.still_leads_there(bound):
-                return Verdict(True, None, f"{bound.address} is still shown for {bound.instance}")
+            if reason := self._why_kept(bound):
+                return Verdict(True, None, reason)
             await self._let_go(bound)
             return Verdict()
         reason = "; ".join(filter(None, (_why(walk), self._file_problems.pop(key, ""))))
@@ -251,6 +251,16 @@ class Reconciler:
         if walk.retry is not None:
             return Verdict(True, walk.retry.after_s, reason)
         return Verdict(reason=reason)
+
+    def _why_kept(self, bound: Binding) -> str:
+        """Why the address of an instance of which nothing is shown may not be given back yet; else ""."""
+        if bound.address is None:
+            return ""
+        if self._kills.still_leads_there(bound):
+            return f"{bound.address} is still shown for {bound.instance}"
+        if unsure := self._seats.closed:  # it may have moved since an old copy of the store was made
+            return f"{bound.address} is not given back, because a port may have it elsewhere: {unsure}"
+        return ""
 
     async def _host_is_silent(self, bound: Binding, walk: Walk) -> bool:
         """A port could not be removed. True if the instance has left it behind and can go on."""

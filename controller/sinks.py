@@ -107,6 +107,13 @@ async def newest_epoch(sink: Sink) -> Epoch:
         return NO_EPOCH
 
 
+async def fence_names(sinks: Sequence[Sink], epoch: Epoch) -> None:
+    """Nobody older can change a name any more. Raises what the name server's refusal means."""
+    for sink in sinks:
+        if isinstance(sink, SeatNames):
+            await sink.fence(epoch)
+
+
 def read_secret(path: Path) -> str:
     """A secret from its file, without the line break an editor leaves."""
     return path.read_text(encoding="utf-8").strip()

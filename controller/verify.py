@@ -117,7 +117,7 @@ class Verifier:
                 raise
             except Exception as error:
                 # The next look tries again; an exception here must not end the daemon.
-                log.exception("verifying failed", error=str(error))
+                log.exception("verifying failed", error=repr(error))
 
     async def look(self, *, repair: bool = True) -> Look:
         """Look now. Raises `Refused` while the records do not say what should be there."""
@@ -173,7 +173,7 @@ class Verifier:
         except MooringError as error:
             return _Sight(unread={name: f"not read now: {error}"}, read=False)
         except Exception as error:
-            log.exception("a defect while reading", sink=name, error=str(error))
+            log.exception("a defect while reading", sink=name, error=repr(error))
             return _Sight(unread={name: f"unexpected {type(error).__name__}: {error}"}, read=False)
         found = [
             deviation

@@ -169,7 +169,7 @@ class Watch:
             self.snapshot_problem = str(error)
         except Exception as error:
             # A defect of ours costs this snapshot, not the daemon: the next one may not meet it.
-            log.exception("a defect; no snapshot", error=str(error))
+            log.exception("a defect; no snapshot", error=repr(error))
             self._snapshot_ended("failed")
             self.snapshot_problem = f"a defect: {type(error).__name__}: {error}"
         else:

@@ -77,7 +77,7 @@ class Workers:
             raise  # ends all workers, and with them the daemon
         except Exception as error:
             delay = self._queue.retry(key)
-            log.exception("a defect; tried again", error=str(error), in_s=round(delay, 2))
+            log.exception("a defect; tried again", error=repr(error), in_s=round(delay, 2))
             self._reconciled(key, "error", self._clock.monotonic() - began)
             return
         self._reconciled(key, self._follow(key, verdict), self._clock.monotonic() - began)

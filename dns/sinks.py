@@ -147,6 +147,14 @@ class _Names(ABC, Generic[_S]):
         """The highest epoch that ever wrote to our zones; a new daemon must start above it."""
         return await self._fence.newest((*self._zones, *self._reverse_zones))
 
+    async def fence(self, epoch: Epoch) -> None:
+        """From now on the name server takes nothing from older daemons, also what they have sent already.
+
+        Raises `Fenced` if a newer one has written.
+        """
+        for zone in (*self._zones, *self._reverse_zones):
+            await self._fence.require(zone, epoch)
+
     def _specs(self, change: Change) -> tuple[_S, ...]:
         return self._ours((change.wanted, *change.was))
 

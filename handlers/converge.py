@@ -9,6 +9,7 @@ that nobody is ever sent to something that is no longer there.
 
 On the way in a sink waits until those before it are settled; only what it still shows of a seat that the
 binding has left goes at once, since that seat's address is given back when nothing leads there any more.
+Nor does a repair wait: what a sink was known to show, and shall show, is put back whatever the others do.
 On the way out it waits only until those before it have been tried: a name server that is down must not
 keep a dead container's port on the switch.  (The address is nevertheless not given back before all of them
 are settled; see `kill`.)
@@ -118,7 +119,13 @@ def _may_move(name: SinkName, binding: Binding, failed: Collection[SinkName]) ->
             binding.sink(before).settled or before in failed or not _goes_out(binding.sink(before))
             for before in _OUT_AFTER.get(name, ())
         )
-    return all(binding.sink(before).settled for before in _IN_AFTER.get(name, ()))
+    return _is_repair(binding.sink(name)) or all(
+        binding.sink(before).settled for before in _IN_AFTER.get(name, ())
+    )
+
+
+def _is_repair(state: SinkState) -> bool:
+    return state.wanted is not None and state.wanted == state.applied
 
 
 def _goes_out(state: SinkState) -> bool:

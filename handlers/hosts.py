@@ -12,9 +12,9 @@ Both read the switch, which is transactional, and a probe that meets a port bein
 The program answers each operation for itself ("done", "retry", "refused", "stale", "conflict"); a host that
 does not answer fails its own lane only.  A stale caller was overtaken by another daemon, and ends.
 
-Every play that wires carries its place in the sequence of all plays.  A play that was given up may lie frozen
-on its host and wake after a later one has confirmed that a port is gone; the host knows it by its lower
-number and turns it away.
+Every play that changes something carries its place in the sequence of all plays.  A play that was given up
+may lie frozen on its host and wake after a later one has confirmed that a port is gone, or has written a file
+anew; the host knows it by its lower number and turns it away.
 
 An attach has the address probed on the wire first, unless it is known to stand on that host for that instance
 already: at first bind and at a change of host, not when a container starts anew.
@@ -52,6 +52,7 @@ Operation = Mapping[str, Any]
 Answer = Mapping[str, Any]
 _INSIDE = frozenset({"write", "probe"})
 _WIRING = frozenset({"attach", "detach"})
+_NUMBERED = _WIRING | {"write"}
 
 
 class Runner(Protocol):
@@ -102,7 +103,7 @@ class Hosts:
             self._told[host] = self.epoch
         number = next(self._sequence)
         numbered = [
-            {**operation, "sequence": number} if operation["op"] in _WIRING else operation
+            {**operation, "sequence": number} if operation["op"] in _NUMBERED else operation
             for operation in operations
         ]
         try:
@@ -320,6 +321,8 @@ def _take_ports(host: str, answer: Answer, shown: dict[str, Spec], faults: dict[
             faults[key] = f"a second port of this address, {port.get('port')}, is on the same host"
         elif not port.get("connected", port.get("device", True)):
             faults[key] = "the port leads to no container any more"
+        elif not port.get("alive", True):  # its device may outlast it, where something holds its namespace
+            faults[key] = "its container does not run any more"
 
 
 def newest_epoch(answer: Answer) -> Epoch:

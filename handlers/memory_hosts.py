@@ -63,6 +63,9 @@ class MemoryContainer:
     files: dict[str, str] = field(default_factory=dict)
     told: list[tuple[str, str]] = field(default_factory=list)
     confirmed: dict[str, tuple[object, ...]] = field(default_factory=dict)  # path: what it was told last
+    writers: dict[str, tuple[int, int]] = field(
+        default_factory=dict
+    )  # path: epoch and number of its newest call
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +158,8 @@ class MemoryHosts:
         """The effect of one play, all at once; one answer for each operation, in order."""
         if host in self.silent or host not in self.hosts:
             raise HostSilent(f"host {host} cannot be reached")
-        numbered = (int(order.get("sequence") or 0) for order in operations)
+        wiring = (order for order in operations if order.get("op") in ("attach", "detach"))
+        numbered = (int(order.get("sequence") or 0) for order in wiring)
         play = _Play(self, self.hosts[host], epoch, max(numbered, default=0), self._numbers)
         answers: dict[int, Answer] = {}
         for kind in _KINDS:
@@ -217,6 +221,7 @@ class _Play:
         wanted = self._port(order, container)
         keep = next((port for port in self._host.ports.values() if _same_seat(port, wanted)), None)
         if order.get("detect") and keep is None:
+            self._leave_mark()  # with the port from which the wire is probed
             self._check_wire(wanted)
         gone = [port for port in self._host.ports.values() if port != keep and _superseded(port, wanted)]
         self._check_ports([*gone, *([keep] if keep else [])])
@@ -293,6 +298,7 @@ class _Play:
             raise _Refused(f"the content of {order['path']} does not match its digest")
         self._check_epoch()
         container, path = self._running(order), str(order["path"])
+        self._come_after(container, path, int(order.get("sequence") or 0))
         changed = container.files.get(path) != content
         container.files[path] = content
         how = " ".join(order.get("command") or ()) or str(order.get("signal") or "")
@@ -302,6 +308,14 @@ class _Play:
             container.told.append((path, how))
             container.confirmed[path] = telling
         return {"path": path, "digest": order["digest"], "reloaded": tell, "changed": changed or tell}
+
+    def _come_after(self, container: MemoryContainer, path: str, number: int) -> None:
+        last_epoch, last_number = container.writers.get(path, (0, 0))
+        if self._epoch < last_epoch:
+            raise _Stale(f"epoch {self._epoch} is stale: {path} was written by epoch {last_epoch}")
+        if self._epoch == last_epoch and 0 < number < last_number:
+            raise _Retry(f"call {number} is late: {path} was written by call {last_number}")
+        container.writers[path] = (self._epoch, number)
 
     def _probe(self, order: Operation) -> Answer:
         container = self._running(order)

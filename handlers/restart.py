@@ -15,7 +15,7 @@ from dataclasses import replace
 from mooring.core.clock import Clock
 from mooring.core.model import Binding, BindingId, HostName, Instance, LeaseState, SinkState
 from mooring.core.specs import PortSpec
-from mooring.core.store import PutBinding
+from mooring.core.store import PutBinding, Write
 from mooring.handlers.records import Records
 from mooring.handlers.wants import NETWORK, without_seat
 
@@ -66,28 +66,38 @@ class Restarts:
         return now - self._moving_since.setdefault(binding.id, now) >= self._seat_wait_s
 
     async def leave_behind(self, binding: Binding) -> Binding:
-        """Split off what lies on hosts that cannot answer; the rest has no seat afterwards."""
-        assert binding.address is not None
+        """Split off what lies on hosts that cannot answer.
+
+        If that has the address of the present seat, the seat goes with it, and the rest has none afterwards.
+        A port of an earlier seat, which is in another hand by now, goes without one.
+        """
         state = binding.sink(NETWORK)
         there = tuple(spec for spec in state.shown if _host(spec) != binding.host)
         here = tuple(spec for spec in state.shown if spec not in there)
+        with_seat = any(isinstance(spec, PortSpec) and spec.address == binding.address for spec in there)
+        rest = without_seat(binding) if with_seat else binding
+        rest = rest.with_sink(NETWORK, SinkState(None, None, here, state.generation + 1))
         left = replace(
-            binding,
+            binding if with_seat else without_seat(binding),
             id=self._records.spare_id(binding.instance),
             host=HostName(_host(there[0]) or binding.host),
             departing=True,
             sinks={NETWORK: SinkState(None, there[0], there[1:], state.generation + 1)},
         )
-        rest = without_seat(binding)
-        rest = rest.with_sink(NETWORK, SinkState(None, None, here, state.generation + 1))
         async with self._records.changing():
-            reason = f"{binding.id} moved to {binding.host}; {left.host} cannot confirm that its port is gone"
-            now = self._clock.now()
-            await name_the_host(self._records, left, now, reason)
-            writes = self._records.book.plan_strand(binding.address, now, reason, left.id)
+            writes = await self._strand(left, binding.host)
             await self._records.commit([*writes, PutBinding(left), PutBinding(rest)])
         self._moving_since.pop(binding.id, None)
         return rest
+
+    async def _strand(self, left: Binding, now_on: HostName) -> list[Write]:
+        """What has the lease of what is left behind stay there; the caller holds `changing()`."""
+        if left.address is None:
+            return []
+        reason = f"{left.instance} moved to {now_on}; {left.host} cannot confirm that its port is gone"
+        now = self._clock.now()
+        await name_the_host(self._records, left, now, reason)
+        return list(self._records.book.plan_strand(left.address, now, reason, left.id))
 
     def forget(self, key: BindingId) -> None:
         self._moving_since.pop(key, None)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from mooring.core.errors import Fenced, Refused, Retryable
-from mooring.core.model import BindingId
+from mooring.core.model import BindingId, Epoch
 from mooring.core.sink import Done, NotPossible, RetryAfter
 from mooring.core.specs import ItemSpec, NameSpec, SharedNameSpec, Spec
 from mooring.dns.memory import MemoryServer
@@ -434,6 +434,18 @@ async def test_an_overtaken_daemon_cannot_write(server: NameServer) -> None:
     assert (await new.observe()).shown == entries(seat(0), seat(1))
     assert await new.newest_epoch() == 5
     assert await seats_of(server, "site-b").newest_epoch() == 0
+
+
+async def test_a_fence_stops_an_older_daemon_before_the_newer_one_writes(server: NameServer) -> None:
+    old, new = seats_of(server), seats_of(server)
+    assert await one(old, change("a", seat(0), epoch=4)) == Done()
+    await new.fence(Epoch(5))
+    await new.fence(Epoch(5))
+    with pytest.raises(Fenced, match="epoch 5"):
+        await old.apply([change("b", seat(1), epoch=4)])
+    with pytest.raises(Fenced, match="epoch 5"):
+        await seats_of(server).fence(Epoch(4))
+    assert (await new.observe()).shown == entries(seat(0))
 
 
 # --- failures ---------------------------------------------------------------------------------------------

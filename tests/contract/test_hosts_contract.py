@@ -490,3 +490,36 @@ async def test_a_silent_host_does_nothing_and_a_lost_answer_hides_an_effect() ->
     with pytest.raises(Retryable):
         await bench.do(order("t"))
     assert len(bench.world.hosts[HOST].ports) == 1
+
+
+async def test_a_late_write_leaves_the_newer_file_alone(bench: Bench) -> None:
+    task = task_of(next(_numbers))
+    bench.start(task)
+    assert verdict((await bench.do(file(task, "second", sequence=5)))[0]) == ("done", True)
+    [late] = await bench.do(file(task, "first", sequence=4))
+    assert (verdict(late), "late" in late["reason"]) == (("retry", False), True)
+    assert verdict((await bench.do(file(task, "other", path="/tmp/other", sequence=4)))[0]) == ("done", True)
+    assert bench.content(task, "/tmp/peers") == "second"
+    assert verdict((await bench.do(file(task, "third", sequence=6)))[0]) == ("done", True)
+
+
+async def test_a_write_of_an_older_epoch_finds_the_newer_one_at_the_file(bench: Bench) -> None:
+    task = task_of(next(_numbers))
+    bench.start(task)
+    assert verdict((await bench.do(file(task, "new", sequence=1), epoch=3))[0]) == ("done", True)
+    bench.forget_epoch()
+    [late] = await bench.do(file(task, "old", sequence=9), epoch=2)
+    assert (verdict(late), "epoch 2 is stale" in late["reason"]) == (("stale", False), True)
+    assert bench.content(task, "/tmp/peers") == "new"
+
+
+async def test_what_was_asked_before_a_conflict_cannot_land_after_it(bench: Bench) -> None:
+    task = task_of(next(_numbers))
+    bench.start(task)
+    asked = {**order(task), "detect": True}
+    with bench.stranger(asked["address"]):
+        [met] = await bench.do({**asked, "sequence": 5})
+        assert met["status"] == "conflict"
+    [late] = await bench.do({**asked, "sequence": 4})
+    assert (verdict(late), "late" in late["reason"]) == (("retry", False), True)
+    assert await ports(bench, asked["address"]) == []

@@ -38,6 +38,8 @@ from tests.e2e.evidence import (
 
 API, DB, WEB, JOBS = "/shop/api", "/shop/db", "/shop/web", "/yard/jobs"
 FLEET = {API: 4, DB: 3, WEB: 5, JOBS: 3}  # a half listing lacks DB and JOBS; JOBS alone would not be braked
+APP_NAMES = {f"{name}.{ZONE}." for name in ("api.shop", "db.shop", "web.shop", "jobs.yard")}
+APP_MARKS = {f"_mooring.{name}" for name in APP_NAMES}
 RESTING = ("/yard/ready", "/yard/spare")  # scaled to zero; a half listing lacks the second
 BACKOFF_S = 8.0  # of JOBS: time enough to let go what ended, before it comes again
 REPEATS = 4  # snapshots that say the same
@@ -279,16 +281,24 @@ def seated(proofs: Sequence[Proof]) -> set[tuple[str, str]]:
 async def held_until_released(
     handle: LabHandle, operator: Operator, addresses: set[str], seats: set[str]
 ) -> None:
-    """All apps are deleted and the daemon does not hear of it: that looks as wrong as an empty listing."""
+    """All apps are deleted and the daemon does not hear of it: that looks as wrong as an empty listing.
+
+    That the containers are dead, their hosts prove as soon as the daemon compares: no client is led there any
+    more. Everything that holds a seat stays.
+    """
     plan = handle.plan
     before, logged = await traces(handle), log_size(plan)
     await delete_unheard(operator)
     await repeated(plan, operator, "merged", [REGISTERED])
     await tells_why_it_holds(plan, "15 of 15 instances and 6 apps", logged)
+    code, output = await background.command(plan, "verify")
+    assert (code, "the port leads to no container any more" in output) == (1, True), output
+    await eventually(lambda: no_client_is_led(handle, addresses), DEADLINE_S)
     after = await traces(handle)
     assert [set(marked(found)) for found in (before, after)] == [addresses] * 2
-    for kept in ("zones", "items", "changes of items", "haproxy.cfg", "leases"):
-        assert after[kept] == before[kept]
+    assert seat_records(after["zones"]) == seat_records(before["zones"])
+    for kept in ("items", "changes of items", "haproxy.cfg", "leases"):
+        assert after[kept] == before[kept], kept
 
     reason = (await status(plan)).overview.brake
     code, output = await background.command(plan, "brake", "release")
@@ -299,6 +309,25 @@ async def held_until_released(
     assert {address: leases.get(address) for address in given_back} == dict.fromkeys(given_back, "cooling")
     await right_again(plan, operator)
     assert (await background.command(plan, "brake", "release"))[0] == 1
+
+
+async def no_client_is_led(handle: LabHandle, addresses: set[str]) -> tuple[None, str]:
+    """Whether no app's name and no balancer in rotation leads to one of these addresses."""
+    zone = await handle.transfer(ZONE)
+    named = {line.split()[-1] for line in zone if line.split()[0] in APP_NAMES}
+    states = await server_states(handle)
+    led = {
+        "names": named & addresses,
+        "haproxy": {one for one in addresses if states.get(one) == "UP"},
+        "nginx": addresses.intersection(nginx_addresses(handle)),
+    }
+    return None, "; ".join(f"{where}: {sorted(left)}" for where, left in led.items() if left)
+
+
+def seat_records(zones: Mapping[str, Sequence[str]]) -> list[str]:
+    """All records but those of apps' names and the zones' serial numbers."""
+    lines = [line for zone in zones.values() for line in zone]
+    return [line for line in lines if "SOA" not in line and line.split()[0] not in APP_NAMES | APP_MARKS]
 
 
 async def delete_unheard(operator: Operator) -> None:

@@ -24,7 +24,7 @@ class InTheAir:
     host: str
     order: tuple[int, int]  # epoch, and its place among the plays of that epoch
     addresses: frozenset[str]  # that it attaches
-    wires: bool  # whether it changes ports
+    changes: bool  # whether it does more than look
 
 
 class Agents(MemoryHosts):
@@ -42,6 +42,7 @@ class Agents(MemoryHosts):
         self.ghosts: set[str] = set()  # names of ports
         self.flights: list[InTheAir] = []
         self.left: dict[str, float] = {}  # address: when the last port with it went, monotonic seconds
+        self._wrote: dict[tuple[str, str], tuple[int, int]] = {}  # task and path: by which epoch and call
         self.came: dict[str, float] = {}  # address: since when a stranger has it, monotonic seconds
 
     def play(self, host: str, operations: Sequence[Operation], epoch: int) -> list[Answer]:
@@ -53,7 +54,17 @@ class Agents(MemoryHosts):
                 self._trace(f"{host} epoch {epoch}: {_port(before.get(name))} -> {_port(after.get(name))}")
                 self._changed(host, before, before.get(name), after.get(name))
                 self._landed(host, epoch)
+        for operation, answer in zip(operations, answers, strict=True):
+            if operation["op"] == "write" and answer["status"] == "done":
+                self._written(operation, epoch)
         return answers
+
+    def _written(self, operation: Operation, epoch: int) -> None:
+        """A file holds now what this call says: nobody newer may have said something before."""
+        file, call = (operation["task_id"], operation["path"]), (epoch, int(operation["sequence"]))
+        if call < (newest := self._wrote.get(file, call)):
+            self._breach(f"{file[1]} in {file[0]} was written by call {call} after call {newest}")
+        self._wrote[file] = max(call, newest)
 
     def _changed(
         self, host: str, before: dict[str, MemoryPort], was: MemoryPort | None, now: MemoryPort | None

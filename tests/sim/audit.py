@@ -189,7 +189,7 @@ class Audit:
         for flight in world.agents.in_the_air(was.address):
             world.breach(f"{was.address} became {told(now)} while a play of epoch {flight.order[0]} "
                          f"that attaches it is on its way to {flight.host}")  # fmt: skip
-        lie = world.lie if was.binding == was.instance and told(now) != "conflicted" else None
+        lie = world.lie if was.binding == was.instance and not _in_conflict(now) else None
         if lie is not None and lie.protects(was.instance):
             world.breach(f"{was.address} was taken from {was.instance}, which lives, "
                          f"on the word of a listing that {lie.what}")  # fmt: skip
@@ -212,6 +212,10 @@ class Audit:
         task = self._db.execute("SELECT task FROM bindings WHERE id = ?", (now.binding,)).fetchone()
         if task is not None and writer is not None and writer.ended_for(task[0]) > BELATED_S:
             world.breach(f"{now.address} was given to {task[0]}, whose end this daemon had been told")
+
+
+def _in_conflict(row: Row | None) -> bool:
+    return row is not None and row.state == LeaseState.CONFLICTED
 
 
 def _another(was: Row, now: Row) -> bool:

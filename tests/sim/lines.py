@@ -92,9 +92,8 @@ class Plays:
             await world.pause(0.05, 10.0 if world.hit(world.faults.slow) else 1.2)
             if world.hit(world.faults.before):
                 raise Retryable(f"host {host} cannot be reached")
-            if flight.wires and world.hit(world.faults.given_up):
-                # It lies frozen on its host, and who sent it does not wait any longer.  (A write that wakes
-                # late may put an older file over a newer one; that is not promised away.)
+            if flight.changes and world.hit(world.faults.given_up):
+                # It lies frozen on its host, and who sent it does not wait any longer.
                 world.marathon.spawn(self._wakes_late(flight, operations))
                 raise Retryable(f"the play on host {host} took too long")
             answers = self._land(host, operations, epoch)
@@ -130,8 +129,8 @@ class Plays:
 def _flight(host: str, operations: Sequence[Operation], epoch: int) -> InTheAir:
     attached = frozenset(str(one["address"]) for one in operations if one["op"] == "attach")
     sequence = max((int(one.get("sequence") or 0) for one in operations), default=0)
-    wires = any(one["op"] in ("attach", "detach") for one in operations)
-    return InTheAir(host, (epoch, sequence), attached, wires)
+    changes = any(one["op"] in ("attach", "detach", "write") for one in operations)
+    return InTheAir(host, (epoch, sequence), attached, changes)
 
 
 class Wire:

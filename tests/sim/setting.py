@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ def logs_into(trace: Callable[[str], None], defects: list[str]) -> Any:
         trace(f"  log {level}: {event} {' '.join(f'{key}={value}' for key, value in rest.items())}")
         if trace_back or level in ("exception", "critical"):
             defects.append(f"{event}: {rest.get('error')}")
+            trace(traceback.format_exc())
         raise structlog.DropEvent
 
     before = structlog.get_config()

@@ -11,13 +11,15 @@ import pytest
 from mooring.controller.adopt import enter
 from mooring.controller.store.memory import MemoryStore
 from mooring.core.errors import Fenced, Refused, StoreBusy
-from mooring.core.model import Epoch, HostName
+from mooring.core.model import Epoch, HostName, SinkState
 from mooring.core.sink import Conflict
+from mooring.core.specs import PortSpec
 from mooring.handlers.conflict import Conflicts
 from mooring.handlers.fences import Fences
 from mooring.handlers.hosts import Hosts, NetworkSink
 from mooring.handlers.memory_hosts import MemoryHosts
 from mooring.handlers.records import Records
+from mooring.handlers.restart import Restarts
 from mooring.handlers.wants import NETWORK
 from tests.unit.fake_time import SteppedClock
 from tests.unit.small_house import House
@@ -124,3 +126,29 @@ async def test_a_busy_store_or_sink_delays_the_beginning_and_does_not_prevent_it
     await begun
     assert it.engine.grounded.is_set()
     assert not failures
+
+
+async def test_what_an_earlier_seat_left_on_a_silent_host_does_not_take_the_present_seat_along() -> None:
+    """A moved container lost its seat to a stranger while its old host was silent, and has another by now."""
+    binding, lease = held("10.0.0.2", "a", host="h2")
+    records = await opened(records_of((binding, lease)))
+    earlier = PortSpec("h1", "a.1", "/web", 7, "a", "10.0.0.9", 24)
+    moved = binding.with_sink(NETWORK, SinkState(None, None, (earlier,), 3))
+    await records.save(moved)
+    rest = await Restarts(records, SteppedClock(), 10.0).leave_behind(moved)
+    assert (rest.id, rest.address, rest.sink(NETWORK).shown) == (binding.id, "10.0.0.2", ())
+    [left] = [one for one in records.all() if one.departing]
+    assert (left.host, left.address, left.sink(NETWORK).shown) == ("h1", None, (earlier,))
+    assert records.book.by_address("10.0.0.2") == lease
+
+
+async def test_without_a_seat_there_is_nothing_to_strand_either() -> None:
+    binding, _ = held("10.0.0.2", "a", host="h2")
+    records = await opened(records_of())
+    waits = replace(binding, address=None, slot=None, pool=None)
+    earlier = PortSpec("h1", "a.1", "/web", 7, "a", "10.0.0.9", 24)
+    waits = await records.save(waits.with_sink(NETWORK, SinkState(None, None, (earlier,), 3)))
+    rest = await Restarts(records, SteppedClock(), 10.0).leave_behind(waits)
+    assert rest.sink(NETWORK).settled
+    [left] = [one for one in records.all() if one.departing]
+    assert left.sink(NETWORK).shown == (earlier,)

@@ -188,6 +188,15 @@ def test_what_leads_to_a_seat_that_was_left_goes_without_waiting_for_the_new_por
     assert [step.sink for step in next_steps(after(moved, undo), SINKS, (), Epoch(1))] == [NETWORK]
 
 
+def test_a_repair_does_not_wait_for_a_silent_host() -> None:
+    """A dead container's port cannot be removed now, and somebody has changed its name by hand."""
+    name = SinkState(UP[NAMES], UP[NAMES], (), 1).doubted()
+    dead = binding({NETWORK: SinkState(None, port()), NAMES: name})
+    assert {step.sink for step in next_steps(dead, SINKS, (NETWORK,), Epoch(1))} == {NAMES}
+    comes = binding({NETWORK: SinkState(port()), NAMES: SinkState(UP[NAMES])})
+    assert {step.sink for step in next_steps(comes, SINKS, (), Epoch(1))} == {NETWORK}
+
+
 @pytest.mark.parametrize(
     ("wanted", "before", "may_move"), [("down", ITEM, True), ("down", None, False), ("live", None, False)]
 )

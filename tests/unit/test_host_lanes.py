@@ -15,7 +15,7 @@ from mooring.core.errors import Fenced
 from mooring.core.model import Epoch
 from mooring.handlers import ansible
 from mooring.handlers.ansible import AnsibleRunner, PlayFailed
-from mooring.handlers.hosts import Answer, Hosts, Operation
+from mooring.handlers.hosts import Answer, Hosts, NetworkSink, Operation
 
 OBSERVE: list[Mapping[str, object]] = [{"op": "observe", "id": "o"}]
 
@@ -62,6 +62,32 @@ async def test_a_daemon_that_a_host_calls_stale_is_fenced(kind: str) -> None:
     hosts = Hosts(Overtaken(), SystemClock(), Epoch(1))
     with pytest.raises(Fenced, match="host h1: epoch 1 is stale"):
         await hosts.do("h1", [{"op": kind}])
+
+
+class Tells:
+    """A `Runner` to a host with one port."""
+
+    def __init__(self, **port: object) -> None:
+        self.port = {"task": "t", "app": "/web", "slot": 0, "instance": "i", "address": "10.0.0.2",
+                     "prefix": 24, "generation": 1, **port}  # fmt: skip
+
+    async def run(self, host: str, operations: Sequence[Operation], epoch: int) -> Sequence[Answer]:
+        return [{"status": "done", "ports": [self.port]} for _ in operations]
+
+
+@pytest.mark.parametrize(
+    ("told", "fault"),
+    [
+        ({"connected": True, "alive": True}, None),
+        ({"connected": False, "alive": False}, "the port leads to no container any more"),
+        ({"connected": True, "alive": False}, "its container does not run any more"),
+    ],
+)
+async def test_a_port_of_a_dead_container_is_at_fault_even_if_its_device_outlives_it(
+    told: dict[str, bool], fault: str | None
+) -> None:
+    sink = NetworkSink(Hosts(Tells(**told), SystemClock(), Epoch(1)), ["h1"])
+    assert (await sink.observe()).faults.get("10.0.0.2 on h1") == fault
 
 
 class Ansible:

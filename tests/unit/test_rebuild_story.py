@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -326,6 +328,77 @@ def test_an_old_copy_loses_what_is_newer_and_keeps_what_it_knows(play: Any) -> N
         await story.settles()
         assert by_instance(story) == before
         await story.falls_quiet()
+        story.end()
+
+    play(act)
+
+
+def test_a_name_that_an_old_copy_does_not_know_goes_before_its_address_is_given_back(play: Any) -> None:
+    """When the copy was made the instances had not been given their app's name."""
+
+    async def act(story: Story) -> None:
+        await begin(story, SimApp("/web", 2, BALANCED))
+        story.copy_the_store()
+        assert story._copy is not None
+        with contextlib.closing(sqlite3.connect(story._copy)) as db, db:
+            done = db.execute("UPDATE sink_states SET wanted = NULL, applied = NULL WHERE sink = 'app_names'")
+            assert done.rowcount == 2
+        story.life.kill()  # type: ignore[union-attr]
+        await story.settles()
+        story.lose_the_store(copy=True)
+        engine = await at_a_loss(story)
+        await story.marathon.scale("/web", 0)
+        await agreed(engine)
+        await story.settles()  # and at every step no name leads to an address that was given back
+        await story.falls_quiet()
+        story.end()
+
+    play(act)
+
+
+def test_an_address_is_not_given_back_while_its_port_may_stand_on_a_silent_host(play: Any) -> None:
+    """The copy has the instance where it was before it moved, and the host to which it moved is silent."""
+
+    async def act(story: Story) -> None:
+        await begin(story, SimApp("/web", 1, POOL))
+        [(home, port)] = [(host.name, port) for host, port in story.world.agents.answering()]
+        before = next(host for host in HOSTS if host != home)
+        story.copy_the_store()
+        assert story._copy is not None
+        with contextlib.closing(sqlite3.connect(story._copy)) as db, db:
+            db.execute("UPDATE bindings SET host = ?", (before,))
+            db.execute("UPDATE leases SET host = ?", (before,))
+            for column in ("wanted", "applied"):
+                db.execute(f"UPDATE sink_states SET {column} = replace({column}, ?, ?)", (home, before))
+        story.world.agents.silent.add(home)
+        story.lose_the_store(copy=True)
+        engine = await at_a_loss(story)
+        await story.marathon.scale("/web", 0)
+        await agreed(engine)
+        await story.passes(60.0)
+        assert lease(engine, port.address) in (LeaseState.BOUND, LeaseState.STRANDED)
+        assert list(story.world.agents.answering(port.address)) != []
+        await story.marathon.back(home, rebooted=False)
+        await story.settles()
+        assert list(story.world.agents.answering(port.address)) == []
+        story.end()
+
+    play(act)
+
+
+def test_files_are_written_again_after_an_old_copy(play: Any) -> None:
+    """The copy has the files as they were before; what stands in them cannot be read."""
+
+    async def act(story: Story) -> None:
+        await begin(story, SimApp("/db", 2, POOL), SimApp("/web", 1, WATCHING))
+        story.copy_the_store()
+        for host in story.world.agents.hosts.values():
+            for container in host.containers.values():
+                container.files = dict.fromkeys(container.files, "of a later time")
+        story.lose_the_store(copy=True)
+        await agreed(await at_a_loss(story))
+        await story.settles()
+        assert all("of a later time" not in words for words in _told(story).values())
         story.end()
 
     play(act)

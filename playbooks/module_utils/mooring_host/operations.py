@@ -4,8 +4,8 @@ Operations of a kind are done together, kinds in this order: detach, attach, wri
 comes first, because a call may take an address from one container and give it to another; observing comes
 last, because it shall report what the others did.
 
-Calls that detach or attach take turns (see `turns`), and may carry a number, by which a call that was
-overtaken is turned away (see `switch`).
+Calls that change something take turns (see `turns`), and may carry a number, by which a call that was
+overtaken is turned away: the switch keeps it for ports (see `switch`), a record for each file (`tellings`).
 
 Writes and probes depend on other people's programs.  Each kind has a budget of time (8 s and 2 s), so that
 whatever these do, a call answers long before its caller gives up and loses the results of all operations.
@@ -26,7 +26,7 @@ from .observe import observe
 from .orders import Attach, Detach, Observe, Order, Probe, Write, parse
 from .probing import probe
 from .reloads import write
-from .turns import my_turn
+from .turns import PORTS, my_turn
 
 Kinds = Sequence[tuple[type, Callable[[Host, Any], list[Result]]]]
 
@@ -56,7 +56,7 @@ def _wire(host: Host, orders: Mapping[int, Order]) -> dict[int, Result]:
     if not wiring:
         return {}
     try:
-        with my_turn(host.settings.state_dir):
+        with my_turn(host.settings.state_dir, PORTS):
             return _perform(host, _FIRST, wiring)
     except OSError as error:  # of the lock; whatever an operation meets is in its result
         return {index: failure(order.id, error) for index, order in wiring.items()}

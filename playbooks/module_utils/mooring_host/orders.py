@@ -75,6 +75,7 @@ class Write:
     command: list[str]
     signal: str | None
     timeout_s: float
+    sequence: int
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,7 @@ def _write(order: Mapping[str, Any]) -> Write:
         command=command,
         signal=_matching(order, "signal", _SIGNAL, "") or None,
         timeout_s=_seconds(order, "timeout_s", 10.0),
+        sequence=_sequence(order),
     )
 
 

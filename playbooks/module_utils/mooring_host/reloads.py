@@ -1,5 +1,9 @@
 """Writing dependency files and telling the processes, so that no telling is lost and none holds up the host.
 
+A call that was overtaken writes nothing: each file has a record of the newest call that wrote it (its epoch
+and its number), compared and replaced before the file is touched.  What remains is a call that freezes
+between that moment and the rename.
+
 A process is told when the content changed, and again when it is not known that the last telling succeeded:
 a run may be cut off between the rename and the signal.  What is known stands in records (see `tellings`).
 
@@ -32,6 +36,7 @@ from .files import write_file
 from .host import FAILURES, Host, Result, failure
 from .orders import Write
 from .tellings import Tellings
+from .turns import FILES, my_turn
 
 WRITES_S = 8.0
 PATIENCE_S = 300.0
@@ -80,8 +85,10 @@ def _put(host: Host, tellings: Tellings, order: Write, budget: Budget) -> Job:
     budget.left(order.timeout_s)
     _check_epoch(host)
     container = host.engine.find(order.task_id)
-    with host.engine.files(container) as place:
-        left, check = budget.left(order.timeout_s), host.settings.check
+    check = host.settings.check
+    with my_turn(host.settings.state_dir, FILES), host.engine.files(container) as place:
+        tellings.come_after(container, order, host.settings.epoch, keep=not check)
+        left = budget.left(order.timeout_s)
         content_changed, changed = write_file(
             place, order.path, order.content, order.mode, timeout_s=left, check=check
         )

@@ -1,9 +1,9 @@
-"""What this host knows of tellings: which ones succeeded, and which were begun and have not ended.
+"""What this host knows of each file: who wrote it last, which tellings succeeded, and which have not ended.
 
 The records are small files, one for each container and path, naming the start of the container, the content's
 digest and the way of telling.  They live under /run, readable by root only: outside the container, whose
 owner could forge them, and gone after a reboot, like the processes they speak of.  A record lost costs one
-telling too many, never one too few.
+telling too many, never one too few; what a lost record turned away is accepted again.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .containers import Container
+from .errors import Retry, Stale
 from .orders import Write
 
 FORGET_AFTER_S = 7 * 86400.0
@@ -35,6 +36,21 @@ class Tellings:
 
     def __init__(self, state_dir: str, owner: str) -> None:
         self._directory = Path(state_dir) / "reloads" / hashlib.sha256(owner.encode()).hexdigest()[:16]
+
+    def come_after(self, container: Container, order: Write, epoch: int, *, keep: bool) -> None:
+        """Turn away a call that was overtaken at this file; with `keep` the next is compared with this one.
+
+        Raises Stale or Retry.
+        """
+        path = self._path(container, order).with_suffix(".writer")
+        found = self._read(path)
+        last_epoch, last_number = found if isinstance(found, list) and len(found) == 2 else (0, 0)
+        if epoch < last_epoch:
+            raise Stale(f"epoch {epoch} is stale: {order.path} was written by epoch {last_epoch}")
+        if epoch == last_epoch and 0 < order.sequence < last_number:
+            raise Retry(f"call {order.sequence} is late: {order.path} was written by call {last_number}")
+        if keep:
+            self._write(path, [epoch, order.sequence])
 
     def confirmed(self, container: Container, order: Write) -> bool:
         """Whether this start of the container was told of exactly this content in exactly this way."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -236,7 +237,14 @@ def test_a_stale_epoch_is_turned_away_on_every_path(rig: HostRig) -> None:
 
 
 def _file(task: str) -> dict[str, Any]:
-    return {"op": "write", "id": "w", "task_id": task, "path": "/tmp/x", "content": "", "digest": "0" * 64}
+    return {
+        "op": "write",
+        "id": "w",
+        "task_id": task,
+        "path": "/tmp/x",
+        "content": "",
+        "digest": sha256(b"").hexdigest(),
+    }
 
 
 def test_observe_can_raise_the_fence(rig: HostRig) -> None:
