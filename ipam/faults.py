@@ -13,6 +13,8 @@ from mooring.core.specs import Route
 from mooring.ipam.errors import AddressRefused
 from mooring.ipam.numbers import Address, Network, address_of
 
+_LONGEST_NAME = 64
+
 # From the widest to the narrowest subnet of each family.
 PREFIXES = {4: (12, 30), 6: (48, 126)}
 
@@ -47,6 +49,8 @@ class Faults:
     def __init__(self, kind: str, name: str) -> None:
         self.lines: list[str] = []
         self._of = f"{kind} {name}"
+        if len(name) > _LONGEST_NAME:
+            self.add(f"a name has at most {_LONGEST_NAME} characters")
         if not name or not name.isascii() or not name.replace("-", "").replace("_", "").isalnum():
             self.add("a name needs letters, digits, '-' and '_' only")
 

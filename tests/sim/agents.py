@@ -61,7 +61,7 @@ class Agents(MemoryHosts):
 
     def _written(self, operation: Operation, epoch: int) -> None:
         """A file holds now what this call says: nobody newer may have said something before."""
-        file, call = (operation["task_id"], operation["path"]), (epoch, int(operation["sequence"]))
+        file, call = (operation["task_id"], operation["path"]), (epoch, int(operation.get("sequence") or 0))
         if call < (newest := self._wrote.get(file, call)):
             self._breach(f"{file[1]} in {file[0]} was written by call {call} after call {newest}")
         self._wrote[file] = max(call, newest)

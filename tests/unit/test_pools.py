@@ -111,6 +111,7 @@ def test_a_refusal_says_why(address: str, why: str | None) -> None:
         ({"routes": [Route("10.30.0.0/16", "10.99.0.2")]}, "next hop of route 10.30.0.0/16"),
         ({"groups": ["shop"]}, "group 'shop' must be"),
         ({"name": "a b"}, "a name needs letters"),
+        ({"name": "x" * 65}, "a name has at most 64 characters"),
         ({"exclude": ["10.20.0.0-10.20.0.15"]}, "nothing is left"),
     ],
 )
