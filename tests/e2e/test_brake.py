@@ -297,7 +297,8 @@ async def held_until_released(
     after = await traces(handle)
     assert [set(marked(found)) for found in (before, after)] == [addresses] * 2
     assert seat_records(after["zones"]) == seat_records(before["zones"])
-    for kept in ("items", "changes of items", "haproxy.cfg", "leases"):
+    assert after["servers"].keys() == before["servers"].keys(), "they stay declared"
+    for kept in ("items", "changes of items", "leases"):
         assert after[kept] == before[kept], kept
 
     reason = (await status(plan)).overview.brake
