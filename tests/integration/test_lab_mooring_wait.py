@@ -73,6 +73,15 @@ def test_goes_on_only_with_an_address_on_a_link_that_is_up(waiting: subprocess.P
     assert (waiting.returncode, output) == (0, "went on with two words\n")
 
 
+def test_a_global_ipv6_address_that_is_not_tentative_is_one_too(waiting: subprocess.Popen[str]) -> None:
+    inside(waiting, "link set lo up", "addr add fd00::1/128 dev lo")
+    inside(waiting, "link add eth0 type veth peer name far", "link set far up", "link set eth0 up")
+    assert_still_waiting(waiting)  # it has a link-local address
+    inside(waiting, "addr add fd00:64::5/64 dev eth0 nodad")
+    output, _ = waiting.communicate(timeout=5)
+    assert (waiting.returncode, output) == (0, "went on with two words\n")
+
+
 def test_link_local_address_does_not_count(waiting: subprocess.Popen[str]) -> None:
     inside(
         waiting,

@@ -5,6 +5,9 @@ changes matters: offload and `arp_notify` before the address, the address before
 the kernel announces the address (gratuitous ARP) at the moment the link comes up and only then; routes come
 last, they need a link that is up.
 
+An engine turns IPv6 off in a container that gets no network of its own, on the loopback device as well.  There it
+has to be on for the container to reach its own address.
+
 The MAC is derived from the address, so that neighbours which cached it stay right when the address moves to
 a new container.
 """
@@ -51,6 +54,7 @@ class View:
     routes: dict[Route, int]
     offload: bool
     announces: bool
+    loops: bool = True  # whether the container reaches its own address
 
 
 def mac_for(address: Address) -> str:
@@ -79,6 +83,7 @@ def differences(view: View, wanted: Interface) -> list[str]:
         "mtu": wanted.mtu is None or view.link.mtu == wanted.mtu,
         "offload": wanted.offload or not view.offload,
         "announcement": view.announces,
+        "loopback": view.loops,
         "address": _same_address(view, wanted) == {(wanted.address, wanted.prefix)},
         "link": view.link.up,
         "routes": wanted.routes <= set(view.routes) and not _surplus_routes(view, wanted),
@@ -132,6 +137,7 @@ class ContainerLinks:
             routes=self._netlink.routes(link.index),
             offload=self._offload(name),
             announces=self._read_setting(version, name, _notify(version)) == "1",
+            loops=version == 4 or self._read_setting(6, "lo", "disable_ipv6") != "1",
         )
 
     def configure(self, view: View, wanted: Interface) -> None:
@@ -144,6 +150,8 @@ class ContainerLinks:
             self._disable_offload(name)
         if "announcement" in differing:
             self._write_setting(version, name, _notify(version), "1")
+        if "loopback" in differing:
+            self._write_setting(6, "lo", "disable_ipv6", "0")
         if version == 6 and not view.link.up:
             self._write_setting(6, name, "disable_ipv6", "0")
         if "address" in differing:

@@ -388,6 +388,8 @@ def test_ipv6_is_configured_too(rig: HostRig) -> None:
     assert "fd00:64::10/64" in rig.inside(container, "ip", "addr")
     assert "default via fd00:64::1" in rig.inside(container, "ip", "-f", "inet6", "route")
     assert not rig.do(asked)[0]["changed"]
+    probe = {"op": "probe", "id": "p", "task_id": task, "address": asked["address"], "ports": [8080]}
+    assert rig.do(probe)[0]["status"] == "done", "it reaches itself, although its engine turned IPv6 off"
     assert rig.do(removal(asked))[0]["changed"]
 
 
