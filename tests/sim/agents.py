@@ -25,6 +25,7 @@ class InTheAir:
     order: tuple[int, int]  # epoch, and its place among the plays of that epoch
     addresses: frozenset[str]  # that it attaches
     changes: bool  # whether it does more than look
+    wanted: frozenset[tuple[str, str]]  # task and address of the ports that should stand when it was sent
 
 
 class Agents(MemoryHosts):

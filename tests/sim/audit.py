@@ -15,6 +15,7 @@ What each change is held against:
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -102,6 +103,14 @@ class Audit:
         )
         query = f"SELECT 1 FROM sink_states WHERE sink = ? AND {where}"
         return self._db.execute(query, (sink, *texts)).fetchone() is not None
+
+    def wired(self) -> set[tuple[str, str]]:
+        """Task and address of every port that shall stand."""
+        if self._db is None:
+            return set()
+        query = "SELECT wanted FROM sink_states WHERE sink = 'network' AND wanted IS NOT NULL"
+        ports = [json.loads(wanted) for (wanted,) in self._db.execute(query)]
+        return {(port["task"], port["address"]) for port in ports}
 
     def seated(self) -> set[str]:
         """The tasks that have a record, and are not on their way out."""

@@ -28,6 +28,7 @@ from mooring.controller.engine import Engine, Outside
 from mooring.controller.ground import hear_silent_hosts, settle_in, survey_all
 from mooring.controller.settings import Settings
 from mooring.controller.sinks import host_sinks
+from mooring.controller.stage import Stage
 from mooring.controller.store.sqlite import SqliteStore
 from mooring.core.errors import Fenced, Retryable
 from mooring.core.model import SinkName
@@ -104,9 +105,9 @@ class Life:
         """Start the process."""
         self.do(self._guarded())
 
-    def do(self, work: Coroutine[Any, Any, None]) -> None:
+    def do(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Let the process do something; its death ends it."""
-        asyncio.get_running_loop().create_task(work, context=self._context.copy())
+        return asyncio.get_running_loop().create_task(work, context=self._context.copy())
 
     def kill(self) -> None:
         """End the process here and now."""
@@ -186,6 +187,9 @@ class Life:
         adopted = await settle_in(engine, ground)
         await engine.prime()
         self.primed = True
+        if ground.stage is not Stage.AWAITED:
+            for host in ground.found.marks:
+                world.heard(host, self.epoch)
         world.trace(f"daemon {self.number} begins as epoch {self.epoch}, adopted {adopted}")
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follow_stream(engine))

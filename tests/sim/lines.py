@@ -19,6 +19,7 @@ from mooring.core.sink import Change, Observation, Outcome, Sink
 from mooring.core.specs import Endpoint, ItemSpec, MemberSpec, Spec
 from mooring.dns.records import Add, Question, RRset, Unanswered, Update
 from mooring.handlers.hosts import Answer, Operation
+from mooring.handlers.memory_hosts import MemoryPort
 from mooring.handlers.wants import NGINX
 from mooring.lb.nginx_render import serves
 from tests.sim.agents import InTheAir
@@ -86,7 +87,7 @@ class Plays:
 
     async def _play(self, host: str, operations: Sequence[Operation], epoch: int) -> Sequence[Answer]:
         world = self._life.world
-        flight = _flight(host, operations, epoch)
+        flight = _flight(host, operations, epoch, self._life.audit.wired())
         world.agents.flights.append(flight)
         try:
             await world.pause(0.05, 10.0 if world.hit(world.faults.slow) else 1.2)
@@ -96,7 +97,7 @@ class Plays:
                 # It lies frozen on its host, and who sent it does not wait any longer.
                 world.marathon.spawn(self._wakes_late(flight, operations))
                 raise Retryable(f"the play on host {host} took too long")
-            answers = self._land(host, operations, epoch)
+            answers = self._land(flight, operations)
         finally:
             world.agents.flights.remove(flight)
         await world.pause(0.0, 0.3)
@@ -110,27 +111,35 @@ class Plays:
         try:
             await world.pause(1.0, 30.0)
             with contextlib.suppress(Retryable):
-                self._land(flight.host, operations, flight.order[0])
+                self._land(flight, operations)
         finally:
             world.agents.flights.remove(flight)
 
-    def _land(self, host: str, operations: Sequence[Operation], epoch: int) -> Sequence[Answer]:
-        """It takes effect, and nothing that no record says may stand there may come of it."""
-        world, life = self._life.world, self._life
+    def _land(self, flight: InTheAir, operations: Sequence[Operation]) -> Sequence[Answer]:
+        """It takes effect: nothing comes that no record wants, nothing goes that one wanted all along."""
+        world, life, host = self._life.world, self._life, flight.host
         before = dict(world.agents.hosts[host].ports) if host in world.agents.hosts else {}
-        answers = world.agents.play(host, operations, epoch)
-        if life.disk == life.audit.disk:
-            for name, port in world.agents.hosts[host].ports.items():
-                if name not in before and not life.audit.records("network", port.address, port.task):
-                    world.breach(f"{port.address} was attached to {port.task} without having been wanted")
+        answers = world.agents.play(host, operations, flight.order[0])
+        after = world.agents.hosts[host].ports
+        if life.disk != life.audit.disk:
+            return answers
+        for name, port in after.items():
+            if name not in before and not life.audit.records("network", port.address, port.task):
+                world.breach(f"{port.address} was attached to {port.task} without having been wanted")
+        for task, address in (_ends(before) - _ends(after)) & flight.wanted & life.audit.wired():
+            world.breach(f"{task} lost its port with {address} although it shall have it")
         return answers
 
 
-def _flight(host: str, operations: Sequence[Operation], epoch: int) -> InTheAir:
+def _ends(ports: Mapping[str, MemoryPort]) -> set[tuple[str, str]]:
+    return {(port.task, port.address) for port in ports.values()}
+
+
+def _flight(host: str, operations: Sequence[Operation], epoch: int, wanted: set[tuple[str, str]]) -> InTheAir:
     attached = frozenset(str(one["address"]) for one in operations if one["op"] == "attach")
     sequence = max((int(one.get("sequence") or 0) for one in operations), default=0)
     changes = any(one["op"] in ("attach", "detach", "write") for one in operations)
-    return InTheAir(host, (epoch, sequence), attached, changes)
+    return InTheAir(host, (epoch, sequence), attached, changes, frozenset(wanted))
 
 
 class Wire:

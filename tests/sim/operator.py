@@ -107,7 +107,8 @@ class Operator:
             work.close()
             return
         self._busy.add(kind)
-        life.do(self._carried_out(life, kind, what, work))
+        # It may be ended before it has begun; then nobody else would close the command.
+        life.do(self._carried_out(life, kind, what, work)).add_done_callback(lambda _: work.close())
 
     async def _carried_out(
         self, life: Life, kind: tuple[int, str], what: str, work: Coroutine[Any, Any, Any]

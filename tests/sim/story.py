@@ -295,6 +295,7 @@ class Story:
         faults, chance = self.world.faults, self.chance
         faults.drop, faults.duplicate = chance.uniform(0, strength), chance.uniform(0, strength)
         faults.late, faults.listing = chance.uniform(0, strength), chance.uniform(0, strength)
+        faults.latest_s = chance.choice((3.0, 20.0))
         faults.before, faults.after = chance.uniform(0, strength), chance.uniform(0, strength / 2)
         faults.slow, faults.given_up = chance.uniform(0, strength / 2), chance.uniform(0, strength / 3)
         faults.store = chance.uniform(0, strength / 4)

@@ -119,6 +119,10 @@ class World:
         self._newest[where] = max(newest, epoch)
         self.after_effect()
 
+    def heard(self, where: str, epoch: int) -> None:
+        """A daemon has begun on what it was told there; nothing older may change that afterwards."""
+        self._newest[where] = max(self._newest.get(where, 0), epoch)
+
     def breach(self, what: str) -> None:
         """A promise was broken; whoever directs the simulation ends it at the next moment."""
         self.trace(f"BROKEN: {what}")

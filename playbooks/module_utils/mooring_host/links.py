@@ -5,8 +5,8 @@ changes matters: offload and `arp_notify` before the address, the address before
 the kernel announces the address (gratuitous ARP) at the moment the link comes up and only then; routes come
 last, they need a link that is up.
 
-An engine turns IPv6 off in a container that gets no network of its own, on the loopback device as well.  There it
-has to be on for the container to reach its own address.
+An engine turns IPv6 off in a container that gets no network of its own, on the loopback device as well.
+There it has to be on for the container to reach its own address.
 
 The MAC is derived from the address, so that neighbours which cached it stay right when the address moves to
 a new container.
