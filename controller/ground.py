@@ -150,12 +150,11 @@ async def _look_for_first(engine: Engine, ground: Ground) -> None:
     try:
         if not await engine.rebuild.finish_if_first():
             return
-    except Retryable as error:
+    except (Retryable, Refused) as error:
         log.warning("not settled in yet", reason=str(error))
+        engine.rebuild.close(str(error))
         return
     log.info("first installation: nothing of ours was found anywhere")
-    if ground.fences:
-        ground.found = await _fenced(ground.hosts, ground.found)
     await _take_in(engine, ground)
     await engine.begin()
 

@@ -49,13 +49,22 @@ from mooring.controller.shown import (
     take_over_names,
 )
 from mooring.controller.sinks import fence_names
-from mooring.controller.stage import AGREED, COMPLETE, HELD, NOTHING_KNOWN, Ground, Stage, check_epochs
+from mooring.controller.stage import (
+    AGREED,
+    COMPLETE,
+    FIRST,
+    HELD,
+    NOTHING_KNOWN,
+    Ground,
+    Stage,
+    check_epochs,
+)
 from mooring.controller.weigh import Weighed, weigh
 from mooring.core.errors import Refused, Retryable
 from mooring.core.model import BindingId, InstanceId, Lease, State
 from mooring.core.sink import Unreadable
 from mooring.core.specs import ItemSpec, Spec
-from mooring.core.store import PutFlag, Write
+from mooring.core.store import NO_EPOCH, PutFlag, Write
 from mooring.handlers.marks import Strength
 from mooring.handlers.wants import APP_NAMES, BALANCERS, NAMES, NETWORK
 from mooring.ipam.numbers import address_of
@@ -168,7 +177,8 @@ class Rebuild:
         await quarantine_shown(engine.records, await self._shown(), engine.clock)
         for address, what in (await self._shown_elsewhere()).items():
             await quarantine(engine.records, [address], f"only known from {what}", engine.clock)
-        writes: list[Write] = [PutFlag(COMPLETE, str(ground.hosts.epoch)), PutFlag(AGREED, None)]
+        writes: list[Write] = [PutFlag(COMPLETE, str(ground.hosts.epoch))]
+        writes += [PutFlag(AGREED, None), PutFlag(FIRST, None)]
         if unheard := ground.unheard():
             rest = Unproven(engine.clock.now() + self._rest_s(), unheard)
             writes.append(PutFlag(_UNPROVEN, msgspec.json.encode(rest).decode()))
@@ -180,20 +190,35 @@ class Rebuild:
     async def finish_if_first(self) -> bool:
         """Whether nobody need be asked, because there is nothing to rebuild from; then it is finished.
 
-        An operator's `apply` either comes before, or finds that nothing is needed any more.
+        It is looked twice: the second time every host and zone refuses older daemons already, so that none
+        that is new as well, over another disk, has begun in between.  An operator's `apply` either comes
+        before, or finds that nothing is needed any more.
         """
         async with self._lock:
             if not self.needed or not await self._is_first_installation():
                 return False
+            if self._ground.fences:
+                await self._fence_everything()
+                if not await self._is_first_installation():
+                    return False
             await self.finish()
             return True
 
     async def _is_first_installation(self) -> bool:
         """A new store, and no trace of ours anywhere."""
         ground = self._ground
-        if ground.remembered or ground.complete != NOTHING_KNOWN or ground.found.ports:
+        own = int(self._engine.records.flags.get(FIRST, NO_EPOCH))
+        if ground.remembered > own or ground.complete != NOTHING_KNOWN or ground.found.ports:
             return False
         return not ground.waits_for() and not await self._shown()
+
+    async def _fence_everything(self) -> None:
+        engine, hosts = self._engine, self._ground.hosts
+        await engine.records.commit([PutFlag(FIRST, str(hosts.epoch))])
+        await fence_names(engine.sinks, hosts.epoch)
+        found = await survey(hosts, self._ground.inventory, fence=True)
+        check_epochs(self._ground, found)
+        self._ground.found = found
 
     def close(self, problem: str = "") -> None:
         """Say why no address is given out, or give them out. `problem`: what else is in the way."""

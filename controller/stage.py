@@ -5,9 +5,10 @@
                 everything goes its way, except that no address is given out
     FIRM        the store knows every lease
 
-Two flags in the store carry it over a restart.  Each holds the epoch of the daemon that raised it and is
-raised again, before anybody else hears of it, with each later epoch: whoever remembers a higher one has met a
-daemon that this store knows nothing of.
+Two flags in the store carry it over a restart (COMPLETE, AGREED).  Each holds the epoch of the daemon that
+raised it and is raised again, before anybody else hears of it, with each later epoch: whoever remembers a
+higher one has met a daemon that this store knows nothing of.  A third one (FIRST) makes a first installation
+that was cut off begin again by itself, although hosts remember its epoch.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from mooring.core.model import Epoch
 from mooring.handlers.hosts import Hosts
 
 COMPLETE = "complete"  # flag: up to this epoch the store knows every lease
+FIRST = "first"  # flag: up to this epoch the store gave nothing out, and was about to begin as the first one
 AGREED = "rebuilding"  # flag: up to this epoch it knows all that was heard, and an operator has agreed
 HELD = "held"  # flag: what clients are shown has not been worked out anew since a rebuild
 NOTHING_KNOWN = -1
@@ -82,7 +84,7 @@ class Ground:
             return "the store does not know every lease yet; " + (problem or waits)
         known = "is new" if self.complete == NOTHING_KNOWN else f"ends with epoch {self.complete}"
         if not self.remembered and not self.found.ports:
-            told = told or "names of ours are left"
+            told = told or problem or "names of ours are left"
             return f"the store {known}, and who holds which address is not certain; {told} ({remedy})"
         silence = f"; silent: {told}" if silent else ""
         return (

@@ -33,6 +33,7 @@ from mooring.ipam.numbers import address_of
 from mooring.ipam.pools import Pools
 
 IN_HAND = (LeaseState.BOUND, LeaseState.STRANDED)
+Held = tuple[Binding, Lease]
 _K = TypeVar("_K")
 
 
@@ -74,15 +75,18 @@ def weigh(
     """`answered`: the hosts that `marks` are of; `lives_at`: an instance's host and task, says Marathon."""
     weighed = Weighed()
     winners: list[Mark] = []
+    found = {(mark.port.host, mark.port.address, mark.port.instance) for mark in marks}
     claims = [mark for mark in marks if not _is_given_up(records, mark)]
     for rivals in _grouped(claims, lambda mark: mark.port.address):
         winner = _contest(rivals, records, strength, lives_at, weighed)
         winners += [winner] if winner else []
     for ports in _grouped(winners, lambda mark: mark.port.instance):
-        _seat(ports, records, lives_at(InstanceId(ports[0].port.instance)), weighed)
+        instance = InstanceId(ports[0].port.instance)
+        held = _held(records, instance, answered, found)
+        claim = (held, strength(held[1])) if held is not None else None
+        _seat(ports, records, lives_at(instance), claim, weighed)
     seated = {seat.mark.port.instance for seat in weighed.seats if not seat.left}
     displaced = {seat.before for seat in weighed.seats}
-    found = {(mark.port.host, mark.port.address, mark.port.instance) for mark in marks}
     for binding in records.all():
         if binding.instance not in seated and binding.id not in displaced:
             weighed.missing += _missing(binding, answered, found)
@@ -115,13 +119,46 @@ def _contest(
     return winner
 
 
-def _seat(ports: Sequence[Mark], records: Records, home: tuple[str, str] | None, weighed: Weighed) -> None:
-    """The ports of one instance, each the winner of its address: the newest is its own, others are left."""
+def _held(
+    records: Records, instance: InstanceId, answered: Collection[str], found: Collection[tuple[str, str, str]]
+) -> Held | None:
+    """The instance's record with its lease, unless its port was found too, or was looked for in vain.
+
+    A host that answers late tells of its own ports only; where the instance lives may have been heard before.
+    """
+    binding = records.get(BindingId(instance))
+    if binding is None or binding.departing or binding.address is None:
+        return None
+    lease = records.book.by_address(binding.address)
+    port = binding.sink(NETWORK).applied
+    if lease is None or lease.binding != binding.id or not isinstance(port, PortSpec):
+        return None
+    if port.host in answered or (port.host, port.address, port.instance) in found:
+        return None
+    return binding, lease
+
+
+def _seat(
+    ports: Sequence[Mark],
+    records: Records,
+    home: tuple[str, str] | None,
+    claim: tuple[Held, Strength] | None,
+    weighed: Weighed,
+) -> None:
+    """The ports of one instance, each the winner of its address: the newest is its own, others are left.
+
+    `claim`: what its record has elsewhere, which may be newer than all of them.
+    """
 
     def newest(mark: Mark) -> tuple[object, ...]:
         return ((mark.port.host, mark.port.task) == home, mark.incarnation, *mark.strength, mark.alive)
 
-    own = max(ports, key=newest)
+    best = max(ports, key=newest)
+    own: Mark | None = best
+    if claim is not None:
+        (binding, _), strength = claim
+        held = ((binding.host, binding.task) == home, binding.incarnation, *strength, True)
+        own = best if newest(best) > held else None
     for mark in ports:
         holder = _holder(records, mark.port.address)
         # What a record of its own leaves behind on a lost host is known as well, and left to that record.

@@ -18,7 +18,7 @@ from mooring.controller.commands.place import Place
 from mooring.controller.commands.screen import moment
 from mooring.controller.control_client import Unreachable
 from mooring.controller.settings import Settings
-from mooring.controller.stage import AGREED, COMPLETE
+from mooring.controller.stage import AGREED, COMPLETE, FIRST
 from mooring.controller.store.archive import Header, appearing, archive, check, fill
 from mooring.controller.stores import put_aside, store_of
 from mooring.core.clock import SystemClock
@@ -96,7 +96,7 @@ async def _restore(
             )
         await store.begin(Epoch(max(epoch, contents.epoch + 1)))
         # A copy of a store in use may lack what was stored later under the same epoch.
-        await fill(store, file, () if header.at_rest else (COMPLETE, AGREED))
+        await fill(store, file, () if header.at_rest else (COMPLETE, AGREED, FIRST))
 
 
 def _is_empty(contents: Contents) -> bool:

@@ -78,6 +78,11 @@ class Agents(MemoryHosts):
         if since is not None and since < self._clock.monotonic():
             self._breach(f"{now.address} was given to {now.task} on {host} although a stranger answers on it")
 
+    def landed_or_lost(self, flight: InTheAir) -> None:
+        """The play is not on its way any more."""
+        if flight in self.flights:
+            self.flights.remove(flight)
+
     # -- what can be asked
 
     def answering(self, address: str | None = None) -> Iterator[tuple[MemoryHost, MemoryPort]]:
@@ -102,8 +107,9 @@ class Agents(MemoryHosts):
     # -- what people and power do
 
     def switch_off(self, host: str) -> None:
-        """The host loses its power; its containers die, its switch remembers its ports."""
+        """The host loses its power: containers die, and plays that lie on it; ports stay on record there."""
         self.silent.add(host)
+        self.flights = [flight for flight in self.flights if flight.host != host]
         for container in self.hosts[host].containers.values():
             container.alive = False
 

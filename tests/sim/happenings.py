@@ -145,6 +145,24 @@ EVERYDAY: tuple[Happening, ...] = (
 )  # fmt: skip
 
 
+def flap(story: Story) -> None:
+    """A host is away for long enough that its instances leave their ports behind; when it is back, they fail
+    where they live by then, and may come to live on it again."""
+    if not story.world.agents.silent:
+        host = story.chance.choice(story.hosts)
+        story.begins(f"{host} is away for a while", _flap(story, host))
+
+
+async def _flap(story: Story, host: str) -> None:
+    there = [one.id for one in story.marathon.instances.values() if one.host == host]
+    await story.marathon.lose(host)
+    await story.world.pause(10.5, 16.0)
+    await story.marathon.back(host)
+    await story.world.pause(0.0, 2.0)
+    for instance in there:
+        await story.marathon.fail(instance)
+
+
 # -- several daemons, several stores
 
 
@@ -341,5 +359,5 @@ async def _lying(story: Story, hidden: frozenset[str], seconds: float) -> None:
 
 RARER: tuple[Happening, ...] = (
     freeze, start_another, lose_the_store, copy_the_store, prune, fence, unfence, set_aside, new_pool,
-    stranger, unplug, rewrite_a_name, disable_a_server, delete_an_item, lie,
+    stranger, unplug, rewrite_a_name, disable_a_server, delete_an_item, lie, flap,
 )  # fmt: skip

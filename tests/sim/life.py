@@ -30,7 +30,7 @@ from mooring.controller.settings import Settings
 from mooring.controller.sinks import host_sinks
 from mooring.controller.stage import Stage
 from mooring.controller.store.sqlite import SqliteStore
-from mooring.core.errors import Fenced, Retryable
+from mooring.core.errors import Fenced, Refused, Retryable
 from mooring.core.model import SinkName
 from mooring.core.sink import Sink
 from mooring.dns.sinks import SeatNames, SharedNames
@@ -160,7 +160,8 @@ class Life:
             self.kill()
         except Exception as error:
             cause = _innermost(error)
-            if not (isinstance(cause, Fenced) and self.world.may_be_fenced):
+            in_use = self.engine is None and isinstance(cause, Refused)  # another one has the store
+            if not ((isinstance(cause, Fenced) or in_use) and self.world.may_be_fenced):
                 self.world.defect(f"the daemon ended by itself: {cause!r}")
             self.world.trace(f"daemon {self.number} gives up: {cause}")
             self.kill()

@@ -99,7 +99,7 @@ class Plays:
                 raise Retryable(f"the play on host {host} took too long")
             answers = self._land(flight, operations)
         finally:
-            world.agents.flights.remove(flight)
+            world.agents.landed_or_lost(flight)
         await world.pause(0.0, 0.3)
         if world.hit(world.faults.after):
             raise Retryable(f"the play on host {host} gave no result")
@@ -113,11 +113,13 @@ class Plays:
             with contextlib.suppress(Retryable):
                 self._land(flight, operations)
         finally:
-            world.agents.flights.remove(flight)
+            world.agents.landed_or_lost(flight)
 
     def _land(self, flight: InTheAir, operations: Sequence[Operation]) -> Sequence[Answer]:
         """It takes effect: nothing comes that no record wants, nothing goes that one wanted all along."""
         world, life, host = self._life.world, self._life, flight.host
+        if flight not in world.agents.flights:
+            raise Retryable(f"host {host} lost its power")
         before = dict(world.agents.hosts[host].ports) if host in world.agents.hosts else {}
         answers = world.agents.play(host, operations, flight.order[0])
         after = world.agents.hosts[host].ports

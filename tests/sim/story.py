@@ -17,7 +17,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from mooring.controller.stage import AGREED, COMPLETE
+from mooring.controller.stage import AGREED, COMPLETE, FIRST
 from mooring.core.readmodel import EVERYTHING
 from mooring.ipam.book import LeaseBook
 from tests.sim import happenings
@@ -139,7 +139,8 @@ class Story:
         life = self.life
         if life is not None and life.primed and life.disk == self.audit.disk:
             assert life.engine is not None
-            self._known = life.engine.rebuild.is_over and not self._outrun(life)
+            sure = life.engine.rebuild.is_over and life.engine.grounded.is_set()
+            self._known = sure and not self._outrun(life)
         return self._known
 
     def _outrun(self, life: Life) -> bool:
@@ -363,7 +364,7 @@ def _copy_files(disk: Path, place: Path) -> None:
 def _restored(disk: Path) -> None:
     """As `mooring restore` leaves it: what was written after the backup was made is not known to be there."""
     with contextlib.closing(sqlite3.connect(disk, isolation_level=None)) as db:
-        db.execute("DELETE FROM flags WHERE name IN (?, ?)", (COMPLETE, AGREED))
+        db.execute("DELETE FROM flags WHERE name IN (?, ?, ?)", (COMPLETE, AGREED, FIRST))
 
 
 def tell(seed: int, directory: Path, act: Any = None) -> Story:

@@ -344,3 +344,24 @@ def test_whatever_is_found_no_address_is_in_two_hands_and_no_port_is_forgotten(
     again = judged(records, *found)
     assert again.leftovers == []
     assert all(seat.before is None for seat in again.seats), "a second look takes nothing from anybody"
+
+
+class TestAHostThatAnswersLate:
+    """It tells of its own ports only; where an instance lives may have been heard from another before."""
+
+    def test_it_does_not_unseat_an_instance_that_lives_elsewhere_by_now(self) -> None:
+        records = records_of(held("10.0.0.4", "a", "h2", generation=5))
+        weighed = judged(records, mark("10.0.0.3", "a", "h1"), answered=("h1",))
+        assert seats(weighed) == {("10.0.0.3", "a", True)}
+        entered(records, weighed)
+        assert (holder(records, "10.0.0.4"), holder(records, "10.0.0.3")) == ("a", "a~1")
+
+    def test_a_newer_port_is_the_instances_own_all_the_same(self) -> None:
+        records = records_of(held("10.0.0.4", "a", "h2", generation=5))
+        late = mark("10.0.0.3", "a", "h1", epoch=STORED + 1, incarnation=2)
+        assert seats(judged(records, late, answered=("h1",))) == {("10.0.0.3", "a", False)}
+
+    def test_a_port_that_was_looked_for_in_vain_counts_for_nothing(self) -> None:
+        records = records_of(held("10.0.0.4", "a", "h2", generation=5))
+        weighed = judged(records, mark("10.0.0.3", "a", "h1"), answered=("h1", "h2"))
+        assert seats(weighed) == {("10.0.0.3", "a", False)}
