@@ -32,6 +32,7 @@ from mooring.core.model import (
     Instance,
     InstanceId,
     SinkName,
+    State,
 )
 from mooring.core.sink import Conflict, NotPossible
 from mooring.core.specs import Spec
@@ -46,6 +47,8 @@ from mooring.handlers.restart import Restarts
 from mooring.handlers.wants import LEDGER, NETWORK, Facts, Wiring, member_of, wants_of, without_seat
 
 log = structlog.get_logger(__name__)
+
+_NEEDS_NO_SEAT = (State.KILLING, State.DEAD)  # its container ends, or has ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +169,9 @@ class Reconciler:
         if bound.address is not None and not bound.departing and not self._has_its_seat(bound):
             log.error("its address is in another hand; it takes another seat", address=bound.address)
             bound = await self._records.save(without_seat(bound))
-        if claim is not None and claim.pool is not None and bound.address is None and not bound.departing:
+        if observed.state in _NEEDS_NO_SEAT and bound.address is None:
+            self._seats.forget(bound.id)  # it waited for one; another container of it may
+        elif claim is not None and claim.pool is not None and bound.address is None and not bound.departing:
             try:
                 bound = await self._seats.seat(bound, app, claim)
             except (Retryable, Refused) as error:

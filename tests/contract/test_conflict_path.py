@@ -8,10 +8,11 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import pytest
+from msgspec import structs
 
 from mooring.core.clock import SystemClock
 from mooring.core.errors import Retryable
-from mooring.core.model import BindingId, LeaseState
+from mooring.core.model import BindingId, LeaseState, State
 from mooring.core.specs import PortSpec
 from mooring.handlers.memory_hosts import MemoryHosts
 from mooring.handlers.wants import NETWORK
@@ -199,6 +200,29 @@ async def test_a_container_that_moves_loses_all_that_led_to_a_strangers_address(
     assert {where for host in ("h1", "h2") for where, _ in await addresses_on(bench, host)} == {
         inside.binding(neighbour).address
     }
+
+
+async def test_who_died_while_it_waited_for_another_seat_gets_none() -> None:
+    bench, inside, _ = await two_hosts("10.64.5.0/30")
+    mover, neighbour = inside.said.runs("m", "h1"), inside.said.runs("n", "h1")
+    for instance in (mover, neighbour):
+        bench.start(instance.task)
+        await inside.reconcile(instance)
+    moved = inside.said.runs("m", "h2", incarnation=2)
+    bench.start(moved.task, "h2")
+    lost = inside.binding(mover).address
+    assert lost is not None
+    with bench.stranger(lost):
+        assert "no address left" in (await inside.reconcile(moved)).reason
+    await inside.records.commit(inside.book.plan_release_conflict(lost, 0.0, "the stranger is gone"))
+    inside.clock.step(3600.0)  # type: ignore[attr-defined]
+    inside.said.instances[moved.id] = structs.replace(moved, state=State.DEAD)
+    verdict = await inside.reconcile(moved)
+    assert (verdict.again, inside.binding(moved).address) == (False, None)
+    again = inside.said.runs("m", "h2", incarnation=3)
+    bench.start(again.task, "h2")
+    await inside.reconcile(again)
+    assert inside.binding(again).address == lost
 
 
 async def test_a_leftover_on_another_host_is_detached_there() -> None:

@@ -87,7 +87,9 @@ class Plays:
 
     async def _play(self, host: str, operations: Sequence[Operation], epoch: int) -> Sequence[Answer]:
         world = self._life.world
-        flight = _flight(host, operations, epoch, self._life.audit.wired())
+        audit = self._life.audit
+        # Who was overtaken does not know any more what shall stand.
+        flight = _flight(host, operations, epoch, audit.wired() if epoch == audit.epoch else set())
         world.agents.flights.append(flight)
         try:
             await world.pause(0.05, 10.0 if world.hit(world.faults.slow) else 1.2)
