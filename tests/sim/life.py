@@ -99,6 +99,11 @@ class Life:
         self._context.run(_LIFE.set, self)
         self._ended: dict[str, float] = {}  # task: when this daemon was told that it ended
 
+    @property
+    def sure(self) -> bool:
+        """Whether it knows every lease, or thinks so."""
+        return self.engine is not None and self.engine.rebuild.is_over
+
     # -- being born and dying
 
     def begin(self) -> None:
@@ -239,9 +244,9 @@ class Life:
         world, faults = self.world, self.world.faults
         if world.hit(faults.drop):
             return
-        for _ in range(1 + world.hit(faults.duplicate)):
+        for copy in range(1 + world.hit(faults.duplicate)):
             loop, delay = asyncio.get_running_loop(), 0.0
-            if world.hit(faults.late):
+            if world.hit(max(faults.late, 0.5 * copy)):  # what comes twice is often an echo
                 delay = world.chance.uniform(0.0, faults.latest_s)
             if delay or self.frozen:
                 loop.call_later(delay, self._late, hand_over, context=self._context.copy())

@@ -28,6 +28,7 @@ from tests.sim.world import World
 from tests.unit.listings import read_apps
 
 T = TypeVar("T")
+_LOOKS = 4  # at a balancer until all is repaired that a rebuild did not know of: two at a time
 
 
 class Process(Protocol):
@@ -39,6 +40,10 @@ class Process(Protocol):
     number: int
     epoch: int
     primed: bool
+
+    @property
+    def sure(self) -> bool:
+        """Whether it knows every lease, or thinks so."""
 
     def step(self, what: str) -> None:
         """It is about to do something, or has just done it; here it may be killed."""
@@ -215,7 +220,11 @@ class Flaky:
         life.step(f"before a look at {self.name}")
         await world.pause(0.0, 0.2)
         if self.name in world.away or world.hit(world.faults.before):
+            if not life.sure:
+                world.unread[self.name] = _LOOKS
             raise Retryable(f"{self.name} does not answer")
+        if life.sure and self.name in world.unread:
+            world.unread[self.name] -= 1
         seen = await self._sink.observe()
         return _as_nginx_tells(seen) if self.name == NGINX else seen
 

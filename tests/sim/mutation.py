@@ -29,7 +29,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 PATCHES = Path(__file__).parent / "mutants"
-_MOST = 400  # seeds
+_MOST = 2000  # seeds
 _PRODUCT = ("core", "cext", "ipam", "dns", "lb", "cmdb", "handlers", "portal", "controller", "lab", "src")
 _TESTS = ("tests/sim", "tests/unit/listings.py")
 _KEPT_OUT = shutil.ignore_patterns("__pycache__", "mutants", "regressions", "build")

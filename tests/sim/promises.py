@@ -63,6 +63,8 @@ def _astray(world: World, leases: Leases, spared: Collection[str], held: bool) -
             if address.startswith(OURS) and address not in spared and not usable:
                 yield f"the name {name} leads to {address}, whose lease is {told(lease)}"
     for balancer, proxy in world.proxies.items():
+        if world.unread.get(balancer, 0) > 0:
+            continue
         for spec in proxy.members.values():
             for endpoint in spec.endpoints:
                 lease = leases.get(endpoint.address)

@@ -99,6 +99,9 @@ class World:
         self.proxies = {name: MemoryProxy() for name in ("haproxy", "nginx")}
         self.inventory: dict[str, ItemSpec] = {}
         self.away: set[str] = set()  # sinks that do not answer at all for a while
+        self.unread: dict[
+            str, int
+        ] = {}  # balancers that did not answer in a rebuild: looks until that is made up
         self.effects = 0  # that were asked of any sink
         self.broken: list[str] = []
         self.defects: list[str] = []
