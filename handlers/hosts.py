@@ -12,9 +12,9 @@ Both read the switch, which is transactional, and a probe that meets a port bein
 The program answers each operation for itself ("done", "retry", "refused", "stale", "conflict"); a host that
 does not answer fails its own lane only.  A stale caller was overtaken by another daemon, and ends.
 
-Every play that changes something carries its place in the sequence of all plays.  A play that was given up
-may lie frozen on its host and wake after a later one has confirmed that a port is gone, or has written a file
-anew; the host knows it by its lower number and turns it away.
+Every play that changes something, or fences, carries its place in the sequence of all plays.  A play that was
+given up may lie frozen on its host and wake after a later one has confirmed that a port is gone, or has
+written a file anew; the host knows it by its lower number and turns it away.
 
 An attach has the address probed on the wire first, unless it is known to stand on that host for that instance
 already: at first bind and at a change of host, not when a container starts anew.
@@ -103,7 +103,7 @@ class Hosts:
             self._told[host] = self.epoch
         number = next(self._sequence)
         numbered = [
-            {**operation, "sequence": number} if operation["op"] in _NUMBERED else operation
+            {**operation, "sequence": number} if _is_numbered(operation) else operation
             for operation in operations
         ]
         try:
@@ -114,6 +114,10 @@ class Hosts:
         self.attendance.answered(host, answers)
         _check_not_stale(host, answers)
         return answers
+
+
+def _is_numbered(operation: Operation) -> bool:
+    return operation["op"] in _NUMBERED or bool(operation.get("fence"))
 
 
 def _check_not_stale(host: str, answers: Sequence[Answer]) -> None:

@@ -158,7 +158,7 @@ class MemoryHosts:
         """The effect of one play, all at once; one answer for each operation, in order."""
         if host in self.silent or host not in self.hosts:
             raise HostSilent(f"host {host} cannot be reached")
-        wiring = (order for order in operations if order.get("op") in ("attach", "detach"))
+        wiring = (order for order in operations if order.get("op") in ("attach", "detach", "observe"))
         numbered = (int(order.get("sequence") or 0) for order in wiring)
         play = _Play(self, self.hosts[host], epoch, max(numbered, default=0), self._numbers)
         answers: dict[int, Answer] = {}
@@ -279,7 +279,7 @@ class _Play:
     def _observe(self, order: Operation) -> Answer:
         raised = bool(order.get("fence")) and self._epoch > self._host.epoch
         if order.get("fence"):
-            self._check_epoch()
+            self._check_sequence()
             self._leave_mark()
         ports = [self._described(port) for port in self._host.ports.values()]
         return {"ports": ports, "bridge_epoch": self._host.epoch, "orphans": [], "changed": raised}

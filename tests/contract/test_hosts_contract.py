@@ -363,6 +363,16 @@ async def test_observe_raises_the_fence_on_request(bench: Bench) -> None:
     assert (await bench.do(fence, epoch=8))[0]["status"] == "stale"
 
 
+async def test_what_was_asked_before_a_fence_cannot_land_after_it(bench: Bench) -> None:
+    task = task_of(next(_numbers))
+    bench.start(task)
+    asked = order(task)
+    await bench.do({"op": "observe", "id": "o", "fence": True, "sequence": 5})
+    [late] = await bench.do({**asked, "sequence": 4})
+    assert (verdict(late), "late" in late["reason"]) == (("retry", False), True)
+    assert verdict((await bench.do({**asked, "sequence": 6}))[0]) == ("done", True)
+
+
 async def test_an_address_on_which_a_stranger_answers_is_not_attached(bench: Bench) -> None:
     tasks = [task_of(next(_numbers)) for _ in range(2)]
     for task in tasks:

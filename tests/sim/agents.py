@@ -23,7 +23,7 @@ class InTheAir:
 
     host: str
     order: tuple[int, int]  # epoch, and its place among the plays of that epoch
-    addresses: frozenset[str]  # that it attaches
+    attaches: frozenset[tuple[str, str]]  # task and address
     changes: bool  # whether it does more than look
     wanted: frozenset[tuple[str, str]]  # task and address of the ports that should stand when it was sent
 
@@ -101,7 +101,9 @@ class Agents(MemoryHosts):
         """Plays that may yet attach the address: their host would still take them."""
         for flight in self.flights:
             here = self.hosts[flight.host]
-            if address in flight.addresses and flight.order >= (here.epoch, here.sequence):
+            living = {task for task, container in here.containers.items() if container.alive}
+            meant = any(task in living for task, wanted in flight.attaches if wanted == address)
+            if meant and flight.order >= (here.epoch, here.sequence):
                 yield flight
 
     # -- what people and power do

@@ -145,7 +145,9 @@ def _ends(ports: Mapping[str, MemoryPort]) -> set[tuple[str, str]]:
 
 
 def _flight(host: str, operations: Sequence[Operation], epoch: int, wanted: set[tuple[str, str]]) -> InTheAir:
-    attached = frozenset(str(one["address"]) for one in operations if one["op"] == "attach")
+    attached = frozenset(
+        (str(one["task_id"]), str(one["address"])) for one in operations if one["op"] == "attach"
+    )
     sequence = max((int(one.get("sequence") or 0) for one in operations), default=0)
     changes = any(one["op"] in ("attach", "detach", "write") for one in operations)
     return InTheAir(host, (epoch, sequence), attached, changes, frozenset(wanted))

@@ -1,7 +1,8 @@
 """Observe: every port that carries our mark, with what is needed to rebuild the daemon's store from it.
 
 Nothing is changed, with one exception on request: `fence` raises the bridge's epoch to the caller's first, so
-that what is reported cannot be changed any more by a daemon that the caller has replaced.
+that what is reported cannot be changed any more by a daemon that the caller has replaced, and leaves the
+call's number, so that it cannot by an earlier call of the caller either.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from .host import Host, Result
 from .netlink import Link
 from .orders import Observe
 from .planning import alias_prefix
-from .switch import Port, Switch, Transaction, number
+from .switch import Port, Switch, number
 
 
 def observe(host: Host, order: Observe) -> Result:
@@ -31,7 +32,7 @@ def observe(host: Host, order: Observe) -> Result:
 
 
 def _raise_fence(host: Host) -> bool:
-    transaction = Transaction(host.switch(), host.settings.epoch)
+    transaction = host.change(host.switch())
     if transaction.empty:
         return False
     if not host.settings.check:

@@ -40,7 +40,7 @@ def perform(settings: Settings, operations: Sequence[Mapping[str, Any]]) -> list
             orders[index] = parse(operation)
         except OperationError as error:
             results[index] = failure(str(operation.get("id", "")), error)
-    sequence = max((order.sequence for order in orders.values() if isinstance(order, _WIRING)), default=0)
+    sequence = max((order.sequence for order in orders.values() if isinstance(order, _PORTS)), default=0)
     host = Host(replace(settings, sequence=sequence))
     try:
         results.update(_wire(host, orders))
@@ -97,5 +97,6 @@ def _singly(act: Callable[[Host, Any], Result]) -> Callable[[Host, Any], list[Re
 
 
 _WIRING = (Detach, Attach)
+_PORTS = (*_WIRING, Observe)
 _FIRST: Kinds = [(Detach, detach), (Attach, attach)]
 _THEN: Kinds = [(Write, write), (Probe, probe), (Observe, _singly(observe))]

@@ -60,6 +60,7 @@ class Observe:
 
     id: str
     fence: bool
+    sequence: int = 0
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def _detach(order: Mapping[str, Any]) -> Detach:
 
 
 def _observe(order: Mapping[str, Any]) -> Observe:
-    return Observe(str(order.get("id", "")), bool(order.get("fence", False)))
+    return Observe(str(order.get("id", "")), bool(order.get("fence", False)), _sequence(order))
 
 
 def _write(order: Mapping[str, Any]) -> Write:
