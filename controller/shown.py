@@ -21,18 +21,15 @@ from dataclasses import replace
 
 import structlog
 
+from mooring.controller.leftover import UNKNOWN_APP, leftover
 from mooring.core.clock import Clock
 from mooring.core.errors import Refused, Retryable
 from mooring.core.model import (
-    AppId,
     Binding,
     BindingId,
-    HostName,
-    InstanceId,
     LeaseState,
     SinkName,
     SinkState,
-    TaskId,
 )
 from mooring.core.sink import Sink
 from mooring.core.specs import MemberSpec, NameSpec, SharedNameSpec, Spec
@@ -44,7 +41,6 @@ from mooring.ipam.pools import Pools
 
 log = structlog.get_logger(__name__)
 
-_UNKNOWN_APP = AppId("(unknown)")  # a name does not tell which app it was for
 ShownSpec = NameSpec | SharedNameSpec | MemberSpec
 ShownSpecs = Sequence[ShownSpec]
 Shown = Mapping[str, Mapping[SinkName, ShownSpecs]]
@@ -162,7 +158,7 @@ def _stale_records(records: Records, shown: Mapping[SinkName, ShownSpecs]) -> It
             while (key := BindingId(f"{label(spec)}~{number}")) in taken or records.get(key) is not None:
                 number += 1
             taken.add(key)
-            yield _stale_record(key, sink, spec)
+            yield leftover(key, UNKNOWN_APP, sink, spec)
 
 
 def label(spec: ShownSpec) -> str:
@@ -170,16 +166,3 @@ def label(spec: ShownSpec) -> str:
     if isinstance(spec, MemberSpec):
         return f"{spec.endpoints[0].address}:{spec.endpoints[0].port}"
     return spec.name
-
-
-def _stale_record(key: BindingId, sink: SinkName, spec: ShownSpec) -> Binding:
-    return Binding(
-        id=key,
-        app=_UNKNOWN_APP,
-        instance=InstanceId(label(spec)),
-        incarnation=1,
-        task=TaskId(label(spec)),
-        host=HostName(""),
-        departing=True,
-        sinks={sink: SinkState(None, spec)},
-    )

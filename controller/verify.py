@@ -30,9 +30,10 @@ from mooring.controller.adopt import Survey, adopt
 from mooring.controller.breath import Breath
 from mooring.controller.doubts import Doubts
 from mooring.controller.drift import Deviation, Finding, Kind, deviations, expected_of, key_of
+from mooring.controller.leftover import UNKNOWN_APP, leftover
 from mooring.core.clock import Clock
 from mooring.core.errors import Fatal, MooringError, Refused, Retryable
-from mooring.core.model import AppId, Binding, BindingId, HostName, InstanceId, SinkName, SinkState, TaskId
+from mooring.core.model import AppId, BindingId, SinkName
 from mooring.core.sink import Sink, Unreadable
 from mooring.core.specs import ItemSpec, MemberSpec, NameSpec, PortSpec, SharedNameSpec, Spec
 from mooring.core.store import NO_EPOCH, PutBinding, Write
@@ -43,7 +44,6 @@ log = structlog.get_logger(__name__)
 
 SECOND_LOOK_S = 1.0
 _MOST_LINES = 20  # in the log, of one look, sink and kind: an emptied balancer may have lost thousands
-_UNKNOWN_APP = AppId("(unknown)")
 _STAYS = "left alone"
 _WOULD = "would be repaired"
 _REPAIRED = "is being repaired"
@@ -226,7 +226,7 @@ class Verifier:
             return
         async with self._records.changing():
             name = spec.instance if isinstance(spec, PortSpec) else key
-            record = _record(self._records.spare_id(name), app, sink, spec)
+            record = leftover(self._records.spare_id(name), app, sink, spec)
             await self._records.commit([PutBinding(record), *self._quarantine(spec)])
         self._wake(record.id)
 
@@ -281,23 +281,7 @@ def _app_of(deviation: Deviation) -> AppId:
             return AppId(deviation.stands.app)
         case MemberSpec(endpoints=(first, *_)):
             return AppId(first.service.app)
-    return _UNKNOWN_APP  # a name does not tell which app it was for
-
-
-def _record(id: BindingId, app: AppId, sink: SinkName, spec: Spec) -> Binding:
-    """A record of nothing but one thing that has to go."""
-    name = id.rpartition("~")[0]
-    port = spec if isinstance(spec, PortSpec) else None
-    return Binding(
-        id=id,
-        app=app,
-        instance=InstanceId(name),
-        incarnation=1,
-        task=TaskId(port.task if port else name),
-        host=HostName(port.host if port else ""),
-        departing=True,
-        sinks={sink: SinkState(None, spec)},
-    )
+    return UNKNOWN_APP
 
 
 def _by_place(finding: Finding) -> tuple[str, str, str]:
