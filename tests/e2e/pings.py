@@ -17,8 +17,10 @@ from pathlib import Path
 
 from mooring.lab import supervise
 from mooring.lab.handle import LabHandle, entering
+from mooring.lab.proofs import eventually
 
 INTERVAL_S = 0.2
+_HEARD_WITHIN_S = 30.0
 _ENDS_WITHIN_S = 10.0
 _ANSWER = re.compile(r"^\[(\d+\.\d+)\] \d+ bytes from .* icmp_seq=(\d+) ", re.MULTILINE)
 _SENT = re.compile(r"^(\d+) packets transmitted", re.MULTILINE)
@@ -64,12 +66,13 @@ class Pings:
 
 @asynccontextmanager
 async def pinged(handle: LabHandle, addresses: Iterable[str], directory: Path) -> AsyncIterator[Pings]:
-    """Ping all of them meanwhile; `directory` gets ping's own words, a file for each address."""
+    """Ping all of them meanwhile, from when each has answered once; `directory` gets ping's own words."""
     found = Pings()
     running: dict[str, asyncio.subprocess.Process] = {}
     try:
         for address in addresses:
             running[address] = await _ping(handle, address, directory / address)
+        await eventually(lambda: _all_heard(directory, running), _HEARD_WITHIN_S)
         yield found
     finally:
         for process in running.values():
@@ -78,6 +81,11 @@ async def pinged(handle: LabHandle, addresses: Iterable[str], directory: Path) -
             await asyncio.wait_for(process.wait(), _ENDS_WITHIN_S)
     for address in running:
         found.heard[address] = heard_in((directory / address).read_text())
+
+
+async def _all_heard(directory: Path, addresses: Iterable[str]) -> tuple[None, str]:
+    unheard = [one for one in addresses if not _ANSWER.search((directory / one).read_text())]
+    return None, f"{', '.join(unheard)} have not answered a ping" if unheard else ""
 
 
 async def _ping(handle: LabHandle, address: str, log: Path) -> asyncio.subprocess.Process:
