@@ -85,8 +85,11 @@ def draw(
 def _kept(seat: Seating, seats: Sequence[Seating], listed: Collection[InstanceId]) -> RebuildRow:
     port = seat.mark.port
     if seat.left:
-        own = next(one.mark.port for one in seats if one.mark.port.instance == port.instance and not one.left)
-        return _row(port, "detach", f"its instance lives on {own.host} with {own.address}; given back then")
+        # Its own port has no seat here if the store has it as it stands, or where its host is silent.
+        owns = (one.mark.port for one in seats if one.mark.port.instance == port.instance and not one.left)
+        own = next(owns, None)
+        where = f"on {own.host} with {own.address}" if own else "elsewhere, as the store has it"
+        return _row(port, "detach", f"its instance lives {where}; given back then")
     reasons = [f"the store had it for {seat.before}"] if seat.before else []
     if InstanceId(port.instance) not in listed:
         reasons.append("Marathon does not list it: it leaves in the ordinary way")

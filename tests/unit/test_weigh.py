@@ -353,6 +353,9 @@ class TestAHostThatAnswersLate:
         records = records_of(held("10.0.0.4", "a", "h2", generation=5))
         weighed = judged(records, mark("10.0.0.3", "a", "h1"), answered=("h1",))
         assert seats(weighed) == {("10.0.0.3", "a", True)}
+        [row] = [row for row in plan_of(weighed, records).rows if row.address == "10.0.0.3"]
+        assert row.action == "detach"
+        assert row.reason == "its instance lives elsewhere, as the store has it; given back then"
         entered(records, weighed)
         assert (holder(records, "10.0.0.4"), holder(records, "10.0.0.3")) == ("a", "a~1")
 
