@@ -335,13 +335,19 @@ class Engine:
 
     async def fence(self, host: HostName, reason: str, *, force: bool = False) -> None:
         """An operator asserts that nothing runs on the host (see `handlers.fences`)."""
+        self._check_not_observing()
         await self.fences.fence(host, reason, force=force)
         self.rebuild.close()
 
     async def unfence(self, host: HostName) -> None:
         """The host is in use again; what it has without a right to it is detached first."""
+        self._check_not_observing()
         await self.fences.unfence(host, clear=not self.rebuild.needed)
         self.rebuild.close()
+
+    def _check_not_observing(self) -> None:
+        if self._outside.observe:
+            raise Refused("this daemon only observes; ask one that runs without --observe")
 
     def is_paused(self, key: BindingId) -> bool:
         """Whether effects for this instance wait."""

@@ -91,17 +91,17 @@ async def settle_in(engine: Engine, ground: Ground) -> int:
     engine.rebuild = Rebuild(engine, ground)
     engine.fences = Fences(ground.hosts, engine.records, engine.clock, ground.inventory, engine.queue.add)
     engine.condition.ground = ground
-    adopted = 0
+    adopted, problem = 0, ""
     if ground.stage is Stage.AWAITED:
-        await _look_for_first(engine, ground)
+        problem = await _look_for_first(engine, ground)
     else:
         adopted = await _take_in(engine, ground)
         if HELD in engine.records.flags:
             engine.hold.begin()
         engine.grounded.set()
-    engine.rebuild.close()
+    engine.rebuild.close(problem)
     if engine.rebuild.needed:
-        log.error("rebuild needed", reason=ground.reason())
+        log.error("rebuild needed", reason=ground.reason(problem))
     return adopted
 
 
@@ -109,7 +109,8 @@ async def hear_silent_hosts(engine: Engine, ground: Ground) -> None:
     """Step 5, and the watch over fenced hosts; never ends. Raises `Fenced` if a newer daemon was met."""
     async with asyncio.TaskGroup() as group:
         group.create_task(_listen(engine, ground), name="silent hosts")
-        group.create_task(_watch_fenced(engine), name="fenced hosts")
+        if ground.fences:  # an observer changes nothing on any host
+            group.create_task(_watch_fenced(engine), name="fenced hosts")
         group.create_task(_end_hold(engine), name="hold")
 
 
@@ -141,22 +142,21 @@ async def _look_again(engine: Engine, ground: Ground) -> None:
     ground.found = found
     told_by_others = [epoch for host, epoch in found.epochs.items() if not ground.hosts.has_told(host)]
     ground.remembered = max(ground.remembered, *told_by_others, NO_EPOCH)
-    await _look_for_first(engine, ground)
-    engine.rebuild.close()
+    engine.rebuild.close(await _look_for_first(engine, ground))
 
 
-async def _look_for_first(engine: Engine, ground: Ground) -> None:
-    """Nothing to rebuild from: nobody need be asked."""
+async def _look_for_first(engine: Engine, ground: Ground) -> str:
+    """Nothing to rebuild from: nobody need be asked. What was in the way of finding out, if anything."""
     try:
         if not await engine.rebuild.finish_if_first():
-            return
+            return ""
     except (Retryable, Refused) as error:
         log.warning("not settled in yet", reason=str(error))
-        engine.rebuild.close(str(error))
-        return
+        return str(error)
     log.info("first installation: nothing of ours was found anywhere")
     await _take_in(engine, ground)
     await engine.begin()
+    return ""
 
 
 async def _take_in(engine: Engine, ground: Ground) -> int:

@@ -158,7 +158,8 @@ class Rebuild:
         weighed = self._weigh(found)
         leftovers = await enter(engine.records, weighed, shown, engine.clock)
         self._remember(weighed)
-        await detach_leftovers(engine.records, self._ground.hosts, leftovers)
+        if self._ground.fences:
+            await detach_leftovers(engine.records, self._ground.hosts, leftovers)
 
     async def go_on(self) -> None:
         """Finish if every host has been heard or fenced, else say who is waited for."""

@@ -84,8 +84,8 @@ class Ground:
             return "the store does not know every lease yet; " + (problem or waits)
         known = "is new" if self.complete == NOTHING_KNOWN else f"ends with epoch {self.complete}"
         if not self.remembered and not self.found.ports:
-            told = told or problem or "names of ours are left"
-            return f"the store {known}, and who holds which address is not certain; {told} ({remedy})"
+            why = problem or f"{told or 'names of ours are left'} ({remedy})"
+            return f"the store {known}, and who holds which address is not certain; {why}"
         silence = f"; silent: {told}" if silent else ""
         return (
             f"the store {known}, but hosts or names remember epoch {self.remembered}; nothing is changed "

@@ -12,8 +12,8 @@
         └── StoreBroken    nobody knows what the store took
 
 Code that meets a library's error wraps it (`raise HostAway(...) from error`) in one of the first two roots,
-because the only question a caller has is: again, or never?  `Fatal` is a root of its own, so that nobody who
-deals with those two can swallow it.
+because the only question a caller has is: again, or never?  `Fatal` is a root of its own, so that whoever
+deals with those two does not swallow it.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Operations of a kind are done together, kinds in this order: detach, attach, wri
 comes first, because a call may take an address from one container and give it to another; observing comes
 last, because it shall report what the others did.
 
-Calls that change something take turns (see `turns`), and may carry a number, by which a call that was
+Calls that change ports or files take turns (see `turns`), and may carry a number, by which a call that was
 overtaken is turned away: the switch keeps it for ports (see `switch`), a record for each file (`tellings`).
 
 Writes and probes depend on other people's programs.  Each kind has a budget of time (8 s and 2 s), so that

@@ -8,7 +8,7 @@ It does not wait for ever.  A call may be frozen, and a port that has to go must
 after `WAIT_S` the second goes on, and the frozen one finds when it wakes that its number is too low.
 
 Each kind has a lock of its own, since neither may hold up the other.  It is the kernel's and ends with its
-process, whatever that dies of.
+process, whatever that dies of, and with the child that writes a file, if that hangs for longer.
 """
 
 from __future__ import annotations
