@@ -21,14 +21,14 @@ import struct
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import msgspec
 import structlog
 from aiohttp import web
 
 from mooring.controller.replies import BadRequest, body_of, json_reply
-from mooring.core.errors import ConfigRefused, MooringError, Refused, Retryable
+from mooring.core.errors import ConfigRefused, Fatal, MooringError, Refused, Retryable
 from mooring.core.model import AppId
 from mooring.core.readmodel import ReadModel, Status
 
@@ -134,6 +134,11 @@ class ControlServer:
         self._routes = tuple(routes)
         self._runner: web.AppRunner | None = None
         self._inode = 0
+        self._fatal: asyncio.Queue[Fatal] = asyncio.Queue()
+
+    async def until_fatal(self) -> NoReturn:
+        """Wait until a command meets a `Fatal`, which ends the daemon as it would anywhere else; raise it."""
+        raise await self._fatal.get()
 
     async def start(self) -> None:
         """Listen. Raises `Refused` if another daemon listens there or the path cannot be used."""
@@ -153,7 +158,7 @@ class ControlServer:
             self._path.unlink()
 
     def _app(self) -> web.Application:
-        app = web.Application(middlewares=[self._admit, _answer_errors], client_max_size=65536)
+        app = web.Application(middlewares=[self._admit, self._answer_errors], client_max_size=65536)
         app.add_routes([
             web.get("/status", self._status),
             web.get("/leases", self._leases),
@@ -176,6 +181,23 @@ class ControlServer:
         if request.method != "GET":
             log.info("command", uid=peer.uid, pid=peer.pid, path=request.path)
         return await handler(request)
+
+    @web.middleware
+    async def _answer_errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Every error becomes one JSON line that a command can show."""
+        try:
+            return await handler(request)
+        except web.HTTPException as error:
+            return json_reply({"error": f"{request.method} {request.path}: {error.reason}"}, error.status)
+        except BadRequest as error:
+            return json_reply({"error": str(error)}, 400)
+        except Retryable as error:
+            return json_reply({"error": str(error)}, 503)
+        except Fatal as error:
+            self._fatal.put_nowait(error)
+            return json_reply({"error": f"the daemon ends: {error}"}, 500)
+        except MooringError as error:
+            return json_reply({"error": str(error)}, 409)
 
     async def _status(self, request: web.Request) -> web.Response:
         model = self._model
@@ -235,21 +257,6 @@ def _peer(request: web.Request) -> Peer:
     return Peer(
         *_CREDENTIALS.unpack(end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     )
-
-
-@web.middleware
-async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every error becomes one JSON line that a command can show."""
-    try:
-        return await handler(request)
-    except web.HTTPException as error:
-        return json_reply({"error": f"{request.method} {request.path}: {error.reason}"}, error.status)
-    except BadRequest as error:
-        return json_reply({"error": str(error)}, 400)
-    except Retryable as error:
-        return json_reply({"error": str(error)}, 503)
-    except MooringError as error:
-        return json_reply({"error": str(error)}, 409)
 
 
 def _listener(path: Path, gid: int | None) -> socket.socket:

@@ -104,8 +104,8 @@ async def _live(settings: Settings, observe: bool, turns: Turns) -> None:
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
         engine, ground = await _build(settings, observe, stack)
-        await _open_doors(settings, engine, ground, turns, stack)
-        await _work_until(stop, engine, ground)
+        control = await _open_doors(settings, engine, ground, turns, stack)
+        await _work_until(stop, engine, ground, control)
     log.info("stopped")
 
 
@@ -208,7 +208,7 @@ def access_of(marathon: MarathonSettings) -> Access:
 
 async def _open_doors(
     settings: Settings, engine: Engine, ground: Ground, turns: Turns, stack: AsyncExitStack
-) -> None:
+) -> ControlServer:
     """The portal and the control socket: from here on the daemon can be asked."""
     pulse = Pulse(engine.clock)
     beat = start_pulse(pulse)
@@ -232,9 +232,10 @@ async def _open_doors(
     )
     await control.start()
     stack.push_async_callback(control.close)
+    return control
 
 
-async def _work_until(stop: asyncio.Event, engine: Engine, ground: Ground) -> None:
+async def _work_until(stop: asyncio.Event, engine: Engine, ground: Ground, control: ControlServer) -> None:
     """Steps 4 to 6."""
     assert engine.condition.reader is not None
     tasks = [
@@ -249,6 +250,7 @@ async def _work_until(stop: asyncio.Event, engine: Engine, ground: Ground) -> No
         ),
         asyncio.create_task(engine.verifier.run(), name="verifier"),
         asyncio.create_task(hear_silent_hosts(engine, ground), name="hosts"),
+        asyncio.create_task(control.until_fatal(), name="control"),
     ]
     ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     log.info("stopping", because=next(iter(ended)).get_name())
@@ -262,6 +264,8 @@ async def _work_until(stop: asyncio.Event, engine: Engine, ground: Ground) -> No
     for result in await asyncio.gather(*tasks, return_exceptions=True):
         if isinstance(result, Exception):
             raise result
+    if not stop.is_set():
+        raise RuntimeError("a part of the daemon ended by itself, which none may")
 
 
 async def check(settings: Settings) -> list[tuple[str, bool, str]]:

@@ -109,8 +109,7 @@ async def hear_silent_hosts(engine: Engine, ground: Ground) -> None:
     """Step 5, and the watch over fenced hosts; never ends. Raises `Fenced` if a newer daemon was met."""
     async with asyncio.TaskGroup() as group:
         group.create_task(_listen(engine, ground), name="silent hosts")
-        if ground.fences:  # an observer changes nothing on any host
-            group.create_task(_watch_fenced(engine), name="fenced hosts")
+        group.create_task(_watch_fenced(engine, ground), name="fenced hosts")
         group.create_task(_end_hold(engine), name="hold")
 
 
@@ -183,10 +182,10 @@ def _trusted(ground: Ground) -> Survey:
     return Survey(marks={host: marks for host, marks in found if host not in ground.hosts.fenced})
 
 
-async def _watch_fenced(engine: Engine) -> None:
+async def _watch_fenced(engine: Engine, ground: Ground) -> None:
     while True:
         await engine.clock.sleep(_SWEEP_S)
-        if engine.rebuild.is_over:
+        if ground.fences and engine.rebuild.is_over:  # an observer changes nothing on any host
             await engine.fences.sweep()
 
 

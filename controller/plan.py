@@ -21,7 +21,7 @@ from mooring.controller.drift import Finding, told
 from mooring.controller.verify import Verifier
 from mooring.controller.view import View
 from mooring.core.clock import Clock
-from mooring.core.errors import MooringError
+from mooring.core.errors import Refused, Retryable
 from mooring.core.model import App, Binding, BindingId, HostName, Instance, InstanceId, SinkName, State
 from mooring.core.specs import Spec
 from mooring.handlers.records import Records
@@ -92,7 +92,7 @@ class Planner:
         changes.sort(key=lambda change: (change.app, change.instance, change.sink))
         try:
             found = await self._verifier.look(repair=False)
-        except MooringError as error:
+        except (Retryable, Refused) as error:
             return Plan(tuple(changes), (), {"all sinks": str(error)})
         return Plan(tuple(changes), found.findings, found.unread)
 

@@ -269,9 +269,8 @@ class Rebuild:
         ground.found = found
         shown = await self._shown()
         weighed = self._weigh(found)
-        leased = [lease.address for lease in engine.records.book.leases()]
         plan = draw(
-            weighed, shown, await self._shown_elsewhere(), engine.records.book.pools, leased,
+            weighed, shown, await self._shown_elsewhere(), engine.records.book,
             self._listed(), ground.waits_for(), ground.unheard(),
         )  # fmt: skip
         return plan, weighed, shown

@@ -17,9 +17,10 @@ import msgspec
 from mooring.controller.shown import Shown, label
 from mooring.controller.weigh import Leftover, Seating, Weighed, has_pool
 from mooring.core.errors import Refused
-from mooring.core.model import InstanceId
+from mooring.core.model import InstanceId, LeaseState
 from mooring.core.specs import PortSpec
 from mooring.handlers.wants import NETWORK
+from mooring.ipam.book import LeaseBook
 from mooring.ipam.numbers import place_of
 from mooring.ipam.pools import Pools
 
@@ -55,8 +56,7 @@ def draw(
     weighed: Weighed,
     shown: Shown,
     others: Mapping[str, str],
-    pools: Pools,
-    leased: Collection[str],
+    book: LeaseBook,
     listed: Collection[InstanceId],
     blocked_by: Mapping[str, str],
     unheard: Sequence[str],
@@ -64,21 +64,22 @@ def draw(
     """The plan.
 
     `shown`: names and members by the address they lead to; `others`: addresses that something else shows,
-    with what it is; `leased`: addresses that have a lease already; `listed`: the instances that Marathon
-    lists; `blocked_by`: hosts that do not answer, and why; `unheard`: fenced hosts that do not.
+    with what it is; `book`: the pools, and the leases that the store has; `listed`: the instances that
+    Marathon lists; `blocked_by`: hosts that do not answer, and why; `unheard`: fenced hosts that do not.
     """
+    held = {lease.address for lease in book.leases() if lease.binding is not None}
+    seated = {seat.mark.port.address for seat in weighed.seats}
     rows = [
         *(_kept(seat, weighed.seats, listed) for seat in weighed.seats),
         *(_lost(leftover) for leftover in weighed.leftovers),
         *_missing(weighed),
-        *_only_shown(
-            shown, others, {*leased, *(seat.mark.port.address for seat in weighed.seats)}, blocked_by
-        ),
-        *_reserved(pools),
+        *_only_shown(shown, held | seated, _set_aside(book), blocked_by),
+        *_only_elsewhere(others, seated | shown.keys(), blocked_by),
+        *_reserved(book.pools),
     ]
     rows.sort(key=lambda row: (_by_number(row.address), row.address, row.host or ""))
     digest = _digest(rows, [*blocked_by, "fenced", *unheard])
-    homeless = tuple(_homeless(weighed, pools))
+    homeless = tuple(_homeless(weighed, book.pools))
     return RebuildPlan(tuple(rows), dict(blocked_by), digest, weighed.known, tuple(unheard), homeless)
 
 
@@ -121,17 +122,35 @@ def _missing(weighed: Weighed) -> Iterator[RebuildRow]:
 
 
 def _only_shown(
-    shown: Shown, others: Mapping[str, str], known: Collection[str], silent: Collection[str]
+    shown: Shown, known: Collection[str], set_aside: Mapping[str, str], silent: Collection[str]
 ) -> Iterator[RebuildRow]:
-    unless = f"; kept if {' or '.join(silent)} still has it" if silent else ""
     for address, sinks in shown.items():
-        if address not in known:
-            told = {f"{sink} {label(spec)}" for sink, specs in sinks.items() for spec in specs}
-            reason = f"only known from what leads there, which goes: {', '.join(sorted(told))}{unless}"
-            yield RebuildRow(address, "quarantine", reason=reason)
+        if address in known:
+            continue
+        told = {f"{sink} {label(spec)}" for sink, specs in sinks.items() for spec in specs}
+        reason = f"only known from what leads there, which goes: {', '.join(sorted(told))}"
+        if address in set_aside:
+            yield RebuildRow(address, "reserved", reason=f"{reason}; stays {set_aside[address]}")
+        else:
+            yield RebuildRow(address, "quarantine", reason=reason + _unless(silent))
+
+
+def _only_elsewhere(
+    others: Mapping[str, str], known: Collection[str], silent: Collection[str]
+) -> Iterator[RebuildRow]:
     for address, what in others.items():
-        if address not in known and address not in shown:
-            yield RebuildRow(address, "quarantine", reason=f"only known from {what}{unless}")
+        if address not in known:
+            yield RebuildRow(address, "quarantine", reason=f"only known from {what}{_unless(silent)}")
+
+
+def _unless(silent: Collection[str]) -> str:
+    return f"; kept if {' or '.join(silent)} still has it" if silent else ""
+
+
+def _set_aside(book: LeaseBook) -> Mapping[str, str]:
+    """Addresses that the store itself keeps from everybody, and how."""
+    kept = (LeaseState.RESERVED, LeaseState.CONFLICTED)
+    return {lease.address: lease.state.value for lease in book.leases() if lease.state in kept}
 
 
 def _reserved(pools: Pools) -> Iterator[RebuildRow]:

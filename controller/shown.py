@@ -4,11 +4,14 @@ Of each address there is a port, or a record of who has it, or neither:
 
     a port is entered             what leads there goes into its record with it           `adopt.enter`
     a record has it already       it takes over the names that it does not know of        `take_over_names`
-    neither                       the address is put into quarantine, what leads there
-                                  is removed                                               `quarantine_shown`
+    neither                       what leads there is removed, and the address cools      `quarantine_shown`
 
 The second happens with an old copy of the store: the instance had not been given its app's name when the copy
 was made.  Without its record nobody would remove that name before the address is given to somebody else.
+Members need no such care: a balancer is told of all that it shall show when the hold ends (see `hold`).
+
+An address that the store keeps for a seat or lets cool belongs to the third kind as well: the copy was made
+after its holder had gone, or before the next one came.
 
 What stands in files inside containers cannot be read.  After an old copy they are written once more
 (`doubt_files`), which changes nothing where they are as they should be.
@@ -24,13 +27,7 @@ import structlog
 from mooring.controller.leftover import UNKNOWN_APP, leftover
 from mooring.core.clock import Clock
 from mooring.core.errors import Refused, Retryable
-from mooring.core.model import (
-    Binding,
-    BindingId,
-    LeaseState,
-    SinkName,
-    SinkState,
-)
+from mooring.core.model import Binding, BindingId, SinkName, SinkState
 from mooring.core.sink import Sink
 from mooring.core.specs import MemberSpec, NameSpec, SharedNameSpec, Spec
 from mooring.core.store import PutBinding, Write
@@ -121,20 +118,20 @@ async def doubt_files(records: Records) -> None:
 
 
 async def quarantine_shown(records: Records, everything: Shown, clock: Clock) -> None:
-    """Addresses that only names or members still lead to cool, and what leads there is removed.
+    """What leads to addresses in nobody's hand is removed, and they cool.
 
-    One that is reserved by now stays reserved.
+    One that is reserved by now, or in conflict, stays so.
     """
     for address, shown in everything.items():
         async with records.changing():
             known = records.book.by_address(address)
-            if known is not None and known.state is not LeaseState.RESERVED:
+            if known is not None and known.binding is not None:
                 continue
             # One transaction: the lease says afterwards that the address has been dealt with, whole.
             writes: list[Write] = [PutBinding(record) for record in _stale_records(records, shown)]
             reason = "only a name or member of ours is known of it"
             try:
-                writes += records.book.plan_quarantine(address, clock.now(), reason)
+                writes += records.book.plan_quarantine(address, clock.now(), reason, again=True)
             except Refused as error:  # no pool of ours holds it; the names go all the same
                 log.warning("stale name outside the pools", address=address, reason=str(error))
             await records.commit(writes)

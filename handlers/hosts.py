@@ -331,7 +331,8 @@ def _take_ports(host: str, answer: Answer, shown: dict[str, Spec], faults: dict[
 
 def newest_epoch(answer: Answer) -> Epoch:
     """The highest epoch that a host has seen."""
-    seen = [answer.get("bridge_epoch"), *(port.get("epoch") for port in answer.get("ports", []))]
+    seen = [answer.get("bridge_epoch"), answer.get("files_epoch")]
+    seen += [port.get("epoch") for port in answer.get("ports", [])]
     return Epoch(max(int(epoch or 0) for epoch in seen))
 
 

@@ -63,9 +63,7 @@ class MemoryContainer:
     files: dict[str, str] = field(default_factory=dict)
     told: list[tuple[str, str]] = field(default_factory=list)
     confirmed: dict[str, tuple[object, ...]] = field(default_factory=dict)  # path: what it was told last
-    writers: dict[str, tuple[int, int]] = field(
-        default_factory=dict
-    )  # path: epoch and number of its newest call
+    writers: dict[str, tuple[int, int]] = field(default_factory=dict)  # path: its newest call's epoch, number
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +280,11 @@ class _Play:
             self._check_sequence()
             self._leave_mark()
         ports = [self._described(port) for port in self._host.ports.values()]
-        return {"ports": ports, "bridge_epoch": self._host.epoch, "orphans": [], "changed": raised}
+        containers = self._host.containers.values()
+        writers = (epoch for container in containers for epoch, _ in container.writers.values())
+        files_epoch = max(writers, default=0)
+        return {"ports": ports, "bridge_epoch": self._host.epoch, "files_epoch": files_epoch,
+                "orphans": [], "changed": raised}  # fmt: skip
 
     def _described(self, port: MemoryPort) -> Mapping[str, Any]:
         told = ("address", "prefix", "instance", "task", "app", "slot", "generation", "epoch", "vlan")

@@ -213,14 +213,14 @@ class LeaseBook(Estate):
     def plan_quarantine(self, address: str, now: float, reason: str, *, again: bool = False) -> list[Write]:
         """An address without a lease that is not proven to be free starts to cool.
 
-        With `again` one that is cooling already does so from the beginning: it was in use meanwhile.
+        With `again` one that is idle, or cools already, does so from the beginning: it was in use meanwhile.
         """
         address = str(address_of(address))
         pool = self._pool_of(address)
         known = self._leases.get(address)
         if known is not None:
-            restarts = again and known.state is LeaseState.COOLING
-            return self._cool(known, now, reason) if restarts else []
+            rests = known.state in (LeaseState.IDLE, LeaseState.COOLING)
+            return self._cool(known, now, reason) if again and rests else []
         generation, end = self._last_generation(address) + 1, now + self._cooling_s
         empty = (None, None, None, None)
         cooling = Lease(address, pool.name, LeaseState.COOLING, *empty, generation, now, end)

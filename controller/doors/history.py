@@ -11,7 +11,7 @@ from mooring.controller.replies import BadRequest, json_reply
 from mooring.controller.store.archive import archive
 from mooring.controller.tenure import tenure
 from mooring.core.clock import Clock
-from mooring.core.errors import MooringError
+from mooring.core.errors import Fatal, MooringError
 from mooring.core.model import AppId, Epoch
 from mooring.core.store import HistoryQuery, Store
 
@@ -50,6 +50,8 @@ def routes(store: Store, clock: Clock, epoch: Epoch) -> list[web.RouteDef]:
             log.error("backup broken off", reason=str(error))
             assert request.transport is not None
             request.transport.abort()
+            if isinstance(error, Fatal):
+                raise
         return reply
 
     return [

@@ -521,6 +521,8 @@ async def test_a_write_of_an_older_epoch_finds_the_newer_one_at_the_file(bench: 
     [late] = await bench.do(file(task, "old", sequence=9), epoch=2)
     assert (verdict(late), "epoch 2 is stale" in late["reason"]) == (("stale", False), True)
     assert bench.content(task, "/tmp/peers") == "new"
+    [told] = await bench.do({"op": "observe", "id": "o"}, epoch=2)
+    assert newest_epoch(told) >= 3  # so that the next daemon begins above it
 
 
 async def test_what_was_asked_before_a_conflict_cannot_land_after_it(bench: Bench) -> None:

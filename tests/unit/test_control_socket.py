@@ -6,6 +6,7 @@ gives up its user id and tries.
 
 from __future__ import annotations
 
+import asyncio
 import grp
 import http.client
 import json
@@ -21,7 +22,8 @@ import pytest
 
 from mooring.controller.control import ControlServer, Peer, policy_of
 from mooring.controller.control_client import ControlClient, NotPermitted, Unreachable
-from mooring.core.errors import ConfigRefused, Refused
+from mooring.core.errors import ConfigRefused, Fenced, Refused
+from mooring.core.model import AppId
 from mooring.core.readmodel import EVERYTHING
 from tests.unit.fake_daemon import LEASE, FakeDaemon, row, served, unsettled
 
@@ -104,6 +106,17 @@ class TestAnswers:
     def test_the_daemons_refusal_reaches_the_client(self, place: Path, daemon: FakeDaemon) -> None:
         with served(place, daemon), pytest.raises(Refused, match="/unknown: Marathon has no such app"):
             ControlClient(place).pause("/unknown")
+
+    def test_what_is_fatal_is_told_and_ends_the_daemon(self, place: Path, daemon: FakeDaemon) -> None:
+        async def resume(app: AppId | None) -> None:
+            raise Fenced("a newer daemon has taken over")
+
+        daemon.resume = resume  # type: ignore[method-assign]
+        with served(place, daemon) as server:
+            with pytest.raises(Refused, match="the daemon ends: a newer daemon"):
+                ControlClient(place).resume()
+            with pytest.raises(Fenced, match="a newer daemon has taken over"):
+                asyncio.run(asyncio.wait_for(server.until_fatal(), 5))
 
     @pytest.mark.parametrize(
         ("method", "target", "body", "status", "told"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mooring.controller.ground import hear_silent_hosts
 from mooring.core.errors import Refused, Retryable
 from mooring.core.model import HostName, LeaseState
 from tests.sim import seeds
@@ -124,6 +126,30 @@ def test_a_host_that_answers_is_not_fenced_but_by_force(play: Any) -> None:
         with pytest.raises(Refused, match="is not fenced"):
             await engine.unfence(H1)
         await story.settles()
+        story.end()
+
+    play(act)
+
+
+def test_an_observer_listens_on_and_sweeps_no_host(play: Any) -> None:
+    async def act(story: Story) -> None:
+        await begin(story, SimApp("/web", 2, POOL))
+        engine = await engine_of(story)
+        swept: list[float] = []
+
+        async def sweep() -> None:
+            swept.append(story.clock.monotonic())
+
+        engine.fences.sweep = sweep
+        listening = asyncio.create_task(hear_silent_hosts(engine, engine.condition.ground))
+        await asyncio.wait([listening], timeout=90.0)
+        assert swept
+        engine.condition.ground.fences = False
+        swept.clear()
+        await asyncio.wait([listening], timeout=90.0)
+        assert not listening.done()
+        assert swept == []
+        listening.cancel()
         story.end()
 
     play(act)

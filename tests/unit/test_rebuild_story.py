@@ -450,6 +450,40 @@ def test_names_alone_put_their_address_into_quarantine(play: Any) -> None:
     play(act)
 
 
+def test_names_of_addresses_that_an_old_copy_keeps_for_seats_go_as_well(play: Any) -> None:
+    """The copy was made between two lives of the app; of the second only its names are left."""
+
+    async def act(story: Story) -> None:
+        await begin(story, SimApp("/web", 2, POOL))
+        await story.marathon.scale("/web", 0)
+        await story.settles()
+        kept = {one.address for one in (await engine_of(story)).records.book.leases()}
+        assert {lease(story.operator.engine, address) for address in kept} == {LeaseState.IDLE}
+        story.copy_the_store()
+        await story.marathon.scale("/web", 2)
+        await story.settles()
+        story.life.kill()  # type: ignore[union-attr]
+        for host in story.world.agents.hosts.values():
+            host.ports = {}
+        await story.marathon.scale("/web", 0)
+        assert all(_names_of(story, address) for address in kept)
+        story.lose_the_store(copy=True)
+        engine = await at_a_loss(story)
+        plan = await agreed(engine)
+        assert does(plan) == dict.fromkeys(kept, "quarantine")
+        assert {lease(engine, address) for address in kept} == {LeaseState.COOLING}
+        await story.passes(5.0)
+        assert not any(_names_of(story, address) for address in kept)
+        await story.settles()
+        story.end()
+
+    play(act)
+
+
+def _names_of(story: Story, address: str) -> list[str]:
+    return [name for (name, _), found in story.world.server.sets.items() if address in found.values]
+
+
 def test_it_waits_until_marathon_has_been_listed(play: Any) -> None:
     async def act(story: Story) -> None:
         await begin(story, SimApp("/web", 2, POOL))

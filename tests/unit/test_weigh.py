@@ -106,10 +106,7 @@ def holder(records: Records, address: str) -> str | None:
 
 
 def plan_of(weighed: Weighed, records: Records, listed: set[str] | None = None, **silent: str) -> RebuildPlan:
-    leased = [lease.address for lease in records.book.leases()]
-    return draw(
-        weighed, {}, {}, records.book.pools, leased, {InstanceId(one) for one in listed or ()}, silent, ()
-    )
+    return draw(weighed, {}, {}, records.book, {InstanceId(one) for one in listed or ()}, silent, ())
 
 
 class TestAnEmptyStore:
@@ -292,13 +289,29 @@ class TestThePlan:
 
     def test_an_address_known_from_names_rests_and_says_who_may_still_have_it(self) -> None:
         records, name = records_of(), NameSpec("web-0.web.test", "10.0.0.2", 10)
-        args: Any = ({"10.0.0.2": {NAMES: [name]}}, {"10.0.0.3": "haproxy"}, records.book.pools, [], set())
+        args: Any = ({"10.0.0.2": {NAMES: [name]}}, {"10.0.0.3": "haproxy"}, records.book, set())
         plan = draw(Weighed(), *args, {"h3": "away"}, ())
         told = {row.address: row for row in plan.rows}
         assert told["10.0.0.2"].action == told["10.0.0.3"].action == "quarantine"
         assert "web-0.web.test" in told["10.0.0.2"].reason
         assert "haproxy" in told["10.0.0.3"].reason
         assert all("kept if h3 still has it" in told[address].reason for address in ("10.0.0.2", "10.0.0.3"))
+
+
+    def test_what_the_store_lets_rest_rests_anew_and_what_is_set_aside_stays_so(self) -> None:
+        records, name = records_of(), NameSpec("web-0.web.test", "10.0.0.2", 10)
+        book = records.book
+        for address in ("10.0.0.2", "10.0.0.3", "10.0.0.4"):
+            book.accept(book.plan_quarantine(address, 1.0, "gone"))
+        book.accept(book.plan_conflict("10.0.0.3", 2.0, "a stranger"))
+        shown = {address: {NAMES: [name]} for address in ("10.0.0.2", "10.0.0.3")}
+        plan = draw(Weighed(), shown, {}, book, set(), {}, ())
+        told = {row.address: row for row in plan.rows if "printer" not in row.reason}
+        assert {address: row.action for address, row in told.items()} == {
+            "10.0.0.2": "quarantine",
+            "10.0.0.3": "reserved",
+        }
+        assert told["10.0.0.3"].reason.endswith("which goes: names web-0.web.test; stays conflicted")
 
 
 marks = st.builds(

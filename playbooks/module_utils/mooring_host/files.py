@@ -5,7 +5,7 @@ write is therefore done by a child process that has first made the container's r
 the opened `/proc/PID/root`): every link, relative or absolute, then ends inside the container.  Links of
 the `/proc/1/root` kind would still lead out of a container that sees the host's processes, so directories
 are opened with RESOLVE_NO_MAGICLINKS.  The child also bounds the damage of a file system that hangs: it is
-killed at the deadline.
+killed at the deadline, and not waited for if even that does not end it.
 
 The file appears whole or not at all: a temporary file beside it, fsync, rename.  Where the target is a
 mount of its own (a file the engine mounted in) rename answers EBUSY, and the content is written in place.
@@ -23,6 +23,7 @@ import select
 import signal
 import stat
 import struct
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,6 +31,8 @@ from .errors import OperationError, Refused, Retry
 from .namespaces import Place
 
 DEADLINE_S = 5.0
+_BURIAL_S = 0.5
+_POLL_S = 0.002
 SYS_OPENAT2 = 437  # the same number on every architecture
 RESOLVE_NO_MAGICLINKS = 0x02
 _LASTING = {
@@ -62,7 +65,7 @@ def write_file(
         answer = _await(reader, child, min(timeout_s, DEADLINE_S))
     finally:
         os.close(reader)
-        os.waitpid(child, 0)
+        _bury(child)
     if "errno" in answer:
         raise _error(path, int(answer["errno"]), str(answer["reason"]))
     return bool(answer["content"]), bool(answer["changed"])
@@ -77,6 +80,13 @@ def _await(reader: int, child: int, timeout_s: float) -> dict[str, Any]:
     if not data:
         raise Retry("the process that writes the file died")
     return dict(json.loads(data))
+
+
+def _bury(child: int) -> None:
+    """Take note of its end, unless it is stuck in the kernel, where a signal does not reach it either."""
+    deadline = time.monotonic() + _BURIAL_S
+    while os.waitpid(child, os.WNOHANG) == (0, 0) and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
 
 
 def _error(path: str, number: int, reason: str) -> OperationError:

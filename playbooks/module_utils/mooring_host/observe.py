@@ -7,17 +7,23 @@ call's number, so that it cannot by an earlier call of the caller either.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
+from .errors import Retry
 from .host import Host, Result
 from .netlink import Link
 from .orders import Observe
+from .ovsdb import OvsdbStale
 from .planning import alias_prefix
 from .switch import Port, Switch, number
+from .tellings import Tellings
+
+ATTEMPTS = 4
 
 
 def observe(host: Host, order: Observe) -> Result:
-    """Report our ports, devices without a port, and the bridge's epoch."""
+    """Report our ports, devices without a port, and the epochs that the bridge and our files have seen."""
     raised = order.fence and _raise_fence(host)
     switch, devices = host.switch(), host.devices()
     alive = host.alive(switch, devices)
@@ -25,6 +31,7 @@ def observe(host: Host, order: Observe) -> Result:
     details = {
         "bridge": switch.bridge,
         "bridge_epoch": switch.epoch,
+        "files_epoch": Tellings(host.settings.state_dir, host.settings.owner).newest_epoch(),
         "ports": sorted(ports, key=lambda port: str(port["port"])),
         "orphans": _orphans(switch, devices, host.settings.owner),
     }
@@ -32,12 +39,16 @@ def observe(host: Host, order: Observe) -> Result:
 
 
 def _raise_fence(host: Host) -> bool:
-    transaction = host.change(host.switch())
-    if transaction.empty:
-        return False
-    if not host.settings.check:
-        transaction.commit(host.database)
-    return True
+    for _ in range(ATTEMPTS):
+        transaction = host.change(host.switch())
+        if transaction.empty:
+            return False
+        if host.settings.check:
+            return True
+        with contextlib.suppress(OvsdbStale):  # somebody changed the bridge meanwhile
+            transaction.commit(host.database)
+            return True
+    raise Retry("the switch keeps changing while its fence is being raised")
 
 
 def _describe(port: Port, devices: dict[str, Link], alive: set[str]) -> dict[str, Any]:

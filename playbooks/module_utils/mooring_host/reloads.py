@@ -36,7 +36,7 @@ from .files import write_file
 from .host import FAILURES, Host, Result, failure
 from .orders import Write
 from .tellings import Tellings
-from .turns import FILES, my_turn
+from .turns import WAIT_S, files_of, is_taken, my_turn
 
 WRITES_S = 8.0
 PATIENCE_S = 300.0
@@ -64,7 +64,7 @@ def write(host: Host, orders: list[Write]) -> list[Result]:
     tellings = Tellings(host.settings.state_dir, host.settings.owner)
     results: dict[int, Result] = {}
     waiting: dict[str, list[tuple[int, Job]]] = {}
-    for index, order in enumerate(orders):
+    for index, order in _busy_last(host, orders):
         try:
             job = _put(host, tellings, order, budget)
         except FAILURES as error:
@@ -78,6 +78,15 @@ def write(host: Host, orders: list[Write]) -> list[Result]:
     return [results[index] for index in range(len(orders))]
 
 
+def _busy_last(host: Host, orders: Sequence[Write]) -> list[tuple[int, Write]]:
+    """The orders and their places; last those for containers in which an earlier call writes: it may hang."""
+
+    def is_busy(numbered: tuple[int, Write]) -> bool:
+        return is_taken(host.settings.state_dir, files_of(numbered[1].task_id))
+
+    return sorted(enumerate(orders), key=is_busy)
+
+
 def _put(host: Host, tellings: Tellings, order: Write, budget: Budget) -> Job:
     """Put one file in place; raises Refused or Retry."""
     if hashlib.sha256(order.content).hexdigest() != order.digest:
@@ -86,7 +95,8 @@ def _put(host: Host, tellings: Tellings, order: Write, budget: Budget) -> Job:
     _check_epoch(host)
     container = host.engine.find(order.task_id)
     check = host.settings.check
-    with my_turn(host.settings.state_dir, FILES), host.engine.files(container) as place:
+    turn = my_turn(host.settings.state_dir, files_of(order.task_id), budget.left(WAIT_S))
+    with turn, host.engine.files(container) as place:
         tellings.come_after(container, order, host.settings.epoch, keep=not check)
         left = budget.left(order.timeout_s)
         content_changed, changed = write_file(

@@ -52,6 +52,11 @@ class Tellings:
         if keep:
             self._write(path, [epoch, order.sequence])
 
+    def newest_epoch(self) -> int:
+        """The highest epoch that wrote a file, as far as is known; 0 if none did."""
+        records = [self._read(path) for path in self._directory.glob("*.writer")]
+        return max((record[0] for record in records if isinstance(record, list)), default=0)
+
     def confirmed(self, container: Container, order: Write) -> bool:
         """Whether this start of the container was told of exactly this content in exactly this way."""
         return self._read(self._path(container, order)) == _telling(container, order)

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from mooring.playbooks.module_utils.mooring_host import turns
+from mooring.playbooks.module_utils.mooring_host import host, reloads, turns
 
 from .frozen import POINTS
 from .rig import BRIDGE, HostRig, until
+from .test_files import writing
 from .test_ports import attached, order, ours, removal
 
 pytestmark = pytest.mark.root
@@ -96,13 +97,46 @@ def test_a_call_waits_for_one_that_is_at_work(rig: HostRig, monkeypatch: pytest.
     with frozen(rig, "before the link is made", asked) as call:
         wait = turns._wait
 
-        def wake_first(descriptor: int) -> None:
+        def wake_first(descriptor: int, wait_s: float) -> bool:
             os.kill(call.pid, signal.SIGCONT)
-            wait(descriptor)
+            alone = wait(descriptor, wait_s)
             woken.append(ours(rig, asked["address"]))
+            return alone
 
         monkeypatch.setattr(turns, "_wait", wake_first)
         [gone] = rig.do(removal(asked, sequence=5))
         [made] = json.loads(call.communicate(timeout=30)[0])
     assert (made["status"], gone["status"]) == ("done", "done")
     assert [[port["port"] for port in found] for found in woken] == [gone["removed"]] == [[made["port"]]]
+
+
+def test_who_writes_into_a_container_that_hangs_waits_behind_all_others(
+    rig: HostRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reloads, "WRITES_S", 1.0)
+    (hung, _), (good, inside) = rig.container(), rig.container()
+    with turns.my_turn(rig.state_dir, turns.files_of(hung)) as alone:
+        assert alone
+        late, written = rig.do(writing(hung, "one"), writing(good, "two"))
+        assert (late["status"], written["status"]) == ("retry", "done")
+        assert "used up" in late["reason"]
+    assert rig.inside(inside, "cat", "/etc/app/db.conf") == "two"
+    assert rig.do(writing(hung, "one"))[0]["status"] == "done"
+
+
+def test_a_fence_is_raised_although_the_bridge_changes_meanwhile(
+    rig: HostRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attached(rig)
+    read = host.read_switch
+    changes = iter(range(3))
+
+    def change_after(database: Any, bridge: str, owner: str) -> Any:
+        switch = read(database, bridge, owner)
+        if (count := next(changes, None)) is not None:
+            rig.vsctl("set", "Bridge", BRIDGE, f"external_ids:somebody={count}")
+        return switch
+
+    monkeypatch.setattr(host, "read_switch", change_after)
+    [told] = rig.do({"op": "observe", "id": "o", "fence": True, "sequence": 7}, epoch=8)
+    assert (told["status"], told["changed"], told["bridge_epoch"]) == ("done", True, 8)
