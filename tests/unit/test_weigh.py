@@ -297,7 +297,6 @@ class TestThePlan:
         assert "haproxy" in told["10.0.0.3"].reason
         assert all("kept if h3 still has it" in told[address].reason for address in ("10.0.0.2", "10.0.0.3"))
 
-
     def test_what_the_store_lets_rest_rests_anew_and_what_is_set_aside_stays_so(self) -> None:
         records, name = records_of(), NameSpec("web-0.web.test", "10.0.0.2", 10)
         book = records.book
