@@ -41,12 +41,12 @@ from mooring.core.model import (
     SinkState,
     TaskId,
 )
-from mooring.core.specs import FilesSpec
+from mooring.core.specs import FilesSpec, PortSpec, Spec
 from mooring.core.store import NO_EPOCH, PutBinding
 from mooring.handlers.hosts import Hosts, detach_of, newest_epoch
 from mooring.handlers.marks import Mark, marks_in
 from mooring.handlers.records import Records
-from mooring.handlers.wants import FILES, NETWORK
+from mooring.handlers.wants import FILES, NETWORK, without_seat
 from mooring.ipam.book import Request
 from mooring.ipam.errors import AddressTaken
 
@@ -123,7 +123,7 @@ async def enter(
     leftovers = []
     async with records.changing():
         now = clock.now()
-        await _make_room(records, weighed.seats, now)
+        await _make_room(records, weighed, now)
         for seat in weighed.seats:
             instance = seat.mark.port.instance
             key = records.spare_id(instance) if seat.left else BindingId(instance)
@@ -137,8 +137,8 @@ async def enter(
         for binding in weighed.missing:
             if records.get(binding.id) != binding:
                 continue  # its worker has come to it since it was weighed, and knows better
-            doubted = binding.with_sink(NETWORK, binding.sink(NETWORK).doubted())
-            await records.commit([PutBinding(doubted)])
+            lost = binding.with_sink(NETWORK, binding.sink(NETWORK).lost())
+            await records.commit([PutBinding(lost)])
     return leftovers
 
 
@@ -165,17 +165,43 @@ async def _detach_one(records: Records, hosts: Hosts, key: BindingId, mark: Mark
         await records.save(record.with_sink(NETWORK, state))
 
 
-async def _make_room(records: Records, seats: Sequence[Seating], now: float) -> None:
+async def _make_room(records: Records, weighed: Weighed, now: float) -> None:
     """Give back what the ports prove to be out of date: former addresses, and slots others have by now."""
-    found = {seat.mark.port.address for seat in seats}
-    for seat in seats:
+    found = {seat.mark.port.address for seat in weighed.seats}
+    for seat in weighed.seats:
         port = seat.mark.port
         reason = f"{port.instance} is found with {port.address} on {port.host}"
         for lease in records.book.by_app(AppId(port.app)):
-            if lease.address not in found and _is_outdated(lease, seat):
-                await records.commit(
-                    records.book.plan_release(lease.address, keep=False, now=now, reason=reason)
-                )
+            if lease.address in found or not _is_outdated(lease, seat):
+                continue
+            if lease.state in IN_HAND and lease.host not in weighed.answered:
+                await _leave_behind(records, lease, seat, now, f"{reason}; {lease.host} is silent")
+            else:
+                writes = records.book.plan_release(lease.address, keep=False, now=now, reason=reason)
+                await records.commit(writes)
+
+
+async def _leave_behind(records: Records, lease: Lease, seat: Seating, now: float, reason: str) -> None:
+    """The former address stays in the hand of a record of its own until its host has been heard."""
+    binding = records.get(BindingId(seat.mark.port.instance))
+    assert binding is not None
+    key = records.spare_id(binding.instance)
+    keeps_slot = lease.slot != seat.mark.port.slot  # the port that was found has the better right to it
+    writes = records.book.plan_strand(lease.address, now, reason, key, keeps_slot=keeps_slot)
+    ports = [spec for spec in binding.sink(NETWORK).shown if _is_at(spec, lease)]
+    left = replace(
+        binding,
+        id=key,
+        host=lease.host or binding.host,
+        slot=lease.slot if keeps_slot else None,
+        departing=True,
+        sinks={NETWORK: SinkState(None, ports[0], tuple(ports[1:]))} if ports else {},
+    )
+    await records.commit([*writes, PutBinding(left), PutBinding(without_seat(binding))])
+
+
+def _is_at(spec: Spec, lease: Lease) -> bool:
+    return isinstance(spec, PortSpec) and (spec.address, spec.host) == (lease.address, lease.host)
 
 
 def _is_outdated(lease: Lease, seat: Seating) -> bool:
@@ -251,6 +277,8 @@ def _record(records: Records, mark: Mark, key: BindingId) -> Binding:
     known, port = records.get(key), mark.port
     if known is None:
         return _new_record(mark, key)
+    if known.address not in (None, port.address):
+        known = without_seat(known)  # what led to the address that it had is not wanted any more
     return replace(
         known,
         app=AppId(port.app),

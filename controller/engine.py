@@ -196,6 +196,7 @@ class Engine:
                 self.latency.outcome,
                 self.is_paused,
                 self.hold.keeps,
+                self.seats.objection,
             ),
             surroundings=Surroundings(
                 lambda address: wiring_at(self.records.book.pools, address), zone, self.addresses
@@ -342,7 +343,7 @@ class Engine:
     async def unfence(self, host: HostName) -> None:
         """The host is in use again; what it has without a right to it is detached first."""
         self._check_not_observing()
-        await self.fences.unfence(host, clear=not self.rebuild.needed)
+        await self.fences.unfence(host, clear=self.rebuild.is_over)
         self.rebuild.close()
 
     def _check_not_observing(self) -> None:

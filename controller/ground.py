@@ -28,7 +28,7 @@ from mooring.core.errors import Refused, Retryable
 from mooring.core.model import Epoch
 from mooring.core.sink import Sink
 from mooring.core.store import NO_EPOCH, Contents, PutFlag, Store
-from mooring.handlers.fences import Fences, fences_in
+from mooring.handlers.fences import Fences, fences_in, lift_outdated
 from mooring.handlers.hosts import Hosts
 
 __all__ = ["Ground", "hear_silent_hosts", "settle_in", "survey_all"]
@@ -60,13 +60,22 @@ async def survey_all(
     await store.begin(hosts.epoch)
     complete = int(contents.flags.get(COMPLETE, NOTHING_KNOWN))
     stage = _stage(contents, remembered)
-    if stage is not Stage.AWAITED:
+    if stage is Stage.AWAITED:
+        await _lift_outdated_fences(hosts, store, contents, remembered)
+    else:
         # Before anybody else hears of the new epoch: what remembers it must not look newer than the store.
         flag = COMPLETE if stage is Stage.FIRM else AGREED
         await store.commit([PutFlag(flag, str(hosts.epoch))])
         if fences:
             found = await _fenced(hosts, found)
     return Ground(hosts, tuple(names), found, stage, remembered, contents.epoch, complete, fences)
+
+
+async def _lift_outdated_fences(hosts: Hosts, store: Store, contents: Contents, remembered: Epoch) -> None:
+    for write in lift_outdated(contents.flags, remembered):
+        await store.commit([write])
+        contents.flags.pop(write.name)
+    hosts.fenced = {host: fence.reason for host, fence in fences_in(contents.flags).items()}
 
 
 def next_epoch(newest: Epoch, chance: random.Random) -> Epoch:

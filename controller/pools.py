@@ -17,15 +17,17 @@ import structlog
 
 from mooring.controller.settings import Settings
 from mooring.core.clock import Clock
-from mooring.core.errors import Refused
+from mooring.core.errors import Refused, Retryable
 from mooring.core.model import PoolName, PoolSpec
 from mooring.core.readmodel import PoolRow
 from mooring.core.store import DropPool, Note, PutPool, Write
 from mooring.handlers.create import Seats
+from mooring.handlers.kill import leads_to
 from mooring.handlers.records import Records
 from mooring.handlers.wants import Wiring
 from mooring.ipam.errors import PoolUnknown
 from mooring.ipam.forecast import Trend
+from mooring.ipam.numbers import address_of
 from mooring.ipam.pools import Pool, Pools
 from mooring.ipam.supernets import Supernet
 
@@ -102,9 +104,15 @@ class PoolKeeper:
         await self._change(lambda now: self._records.book.plan_unreserve(address, now))
 
     async def release(self, address: str) -> None:
-        """A conflicted address or an idle seat cools."""
-        reason = "released by an operator"
-        await self._change(lambda now: self._records.book.plan_release_conflict(address, now, reason))
+        """A conflicted address or an idle seat cools. `Retryable` while something of ours leads there."""
+        await self._change(lambda now: self._release(address, now))
+
+    def _release(self, address: str, now: float) -> list[Write]:
+        writes = self._records.book.plan_release_conflict(address, now, "released by an operator")
+        shown = next((one for one in self._records.all() if leads_to(one, str(address_of(address)))), None)
+        if writes and shown is not None:
+            raise Retryable(f"{address} is still shown for {shown.instance}; release it when that is undone")
+        return writes
 
     def _check_sure(self, what: str) -> None:
         if reason := self._unsure():

@@ -230,7 +230,8 @@ class Rebuild:
             end = datetime.fromtimestamp(rest.until, UTC)
             self._engine.seats.close(
                 f"no address is proven free, because {', '.join(rest.hosts)} was fenced unheard: "
-                f"all that are not in use rest until {end:%Y-%m-%dT%H:%M:%SZ}"
+                f"all that are not in use rest until {end:%Y-%m-%dT%H:%M:%SZ}",
+                sure=True,
             )
         else:
             self._engine.seats.open()

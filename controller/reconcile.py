@@ -154,7 +154,10 @@ class Reconciler:
         assert observed is not None
         app = self._view.app(observed.app)
         if app is None:
-            return bound  # its app is being fetched; the key comes again with it
+            # Its app is being fetched, or cannot be read.  Who does not run gets no traffic all the same.
+            if bound is not None and decision is Decision.DRAIN:
+                return await self._show(bound, observed, _unknown(observed.app), None)
+            return bound
         claim = self._claims.of(app)
         if decision is Decision.CREATE:
             if claim is None:
@@ -263,7 +266,7 @@ class Reconciler:
             return ""
         if self._kills.still_leads_there(bound):
             return f"{bound.address} is still shown for {bound.instance}"
-        if unsure := self._seats.closed:  # it may have moved since an old copy of the store was made
+        if unsure := self._seats.unsure:  # it may have moved since an old copy of the store was made
             return f"{bound.address} is not given back, because a port may have it elsewhere: {unsure}"
         return ""
 
@@ -309,6 +312,11 @@ def is_member(binding: Binding) -> bool:
 
 def _seat_order(member: Member) -> tuple[bool, int, str]:
     return (member.slot is None, member.slot or 0, member.address)
+
+
+def _unknown(app: AppId) -> App:
+    """What is known of an app of which nothing is known."""
+    return App(app, 0, {}, (), checked=True)
 
 
 def _why(walk: Walk) -> str:

@@ -63,6 +63,7 @@ class Weighed:
     seats: list[Seating] = field(default_factory=list)
     leftovers: list[Leftover] = field(default_factory=list)
     missing: list[Binding] = field(default_factory=list)
+    answered: frozenset[str] = frozenset()  # the hosts that told of their ports
 
 
 def weigh(
@@ -73,7 +74,7 @@ def weigh(
     lives_at: Callable[[InstanceId], tuple[str, str] | None],
 ) -> Weighed:
     """`answered`: the hosts that `marks` are of; `lives_at`: an instance's host and task, says Marathon."""
-    weighed = Weighed()
+    weighed = Weighed(answered=frozenset(answered))
     winners: list[Mark] = []
     found = {(mark.port.host, mark.port.address, mark.port.instance) for mark in marks}
     claims = [mark for mark in marks if not _is_given_up(records, mark)]

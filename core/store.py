@@ -15,7 +15,7 @@ walk; `dump` gives the whole store as the writes that would make it again, which
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -142,7 +142,7 @@ class Contents:
 
     bindings: Sequence[Binding] = ()
     leases: Sequence[Lease] = ()
-    flags: Mapping[str, str] = field(default_factory=dict)
+    flags: dict[str, str] = field(default_factory=dict)
     epoch: Epoch = NO_EPOCH
     fresh: bool = False  # nothing was ever stored: the hosts must be asked before anything is given out
     pools: Sequence[PoolSpec] = ()  # made at run time; those of the configuration are not stored

@@ -197,10 +197,12 @@ class Converger:
         on_outcome: Told,
         is_paused: Callable[[BindingId], bool] = lambda key: False,
         is_held: Callable[[SinkName], bool] = lambda sink: False,
+        objection: Callable[[Binding, Spec | None], str] = lambda binding, wanted: "",
     ) -> None:
         """`on_outcome` is told what became of every step.
 
-        A paused instance takes no further step, and nobody takes one at a held sink.
+        A paused instance takes no further step, and nobody takes one at a held sink.  `objection` says why
+        a binding's network may not show what is wanted now, or "".
         """
         self._batchers = batchers
         self._records = records
@@ -208,6 +210,7 @@ class Converger:
         self._on_outcome = on_outcome
         self._is_paused = is_paused
         self._is_held = is_held
+        self._objection = objection
 
     @property
     def sinks(self) -> Collection[SinkName]:
@@ -233,10 +236,18 @@ class Converger:
     def _launch(self, walk: Walk, flights: dict[asyncio.Task[Outcome], Step]) -> None:
         assert walk.binding is not None
         in_the_air = {step.sink for step in flights.values()}
-        steps = next_steps(walk.binding, self._batchers.keys(), walk.failed, self._epoch, walk.silent)
-        for step in steps:
+        for step in self._next_steps(walk, walk.binding):
             if step.sink not in in_the_air and not self._is_held(step.sink):
                 flights[asyncio.ensure_future(self._batchers[step.sink].submit(step.change))] = step
+
+    def _next_steps(self, walk: Walk, binding: Binding) -> list[Step]:
+        """Those that may be made now; one that meets an objection has had its try."""
+        steps = next_steps(binding, self._batchers.keys(), walk.failed, self._epoch, walk.silent)
+        port = next((step for step in steps if step.sink == NETWORK), None)
+        if port is None or not (reason := self._objection(binding, port.change.wanted)):
+            return steps
+        walk.failed[NETWORK] = RetryAfter(reason)
+        return next_steps(binding, self._batchers.keys(), walk.failed, self._epoch, walk.silent)
 
     async def _record(self, walk: Walk, landed: Sequence[tuple[Step, Outcome]]) -> None:
         assert walk.binding is not None

@@ -24,6 +24,7 @@ from mooring.core.clock import Clock
 from mooring.core.errors import Retryable
 from mooring.core.labels import Claim
 from mooring.core.model import App, AppId, Binding, BindingId, Instance, LeaseState, PoolName
+from mooring.core.specs import PortSpec, Spec
 from mooring.core.store import PutBinding
 from mooring.handlers.records import Records
 from mooring.handlers.wants import NETWORK
@@ -44,13 +45,30 @@ class Seats:
         self._waiting: dict[BindingId, tuple[AppId, float]] = {}
         self._lines = Lines()
         self.closed: str | None = None  # why no address may be given out now
+        self.unsure: str | None = None  # why a port that nobody knows of may have an address that is in hand
 
-    def close(self, reason: str) -> None:
-        """Give out no address until `open`."""
-        self.closed = reason
+    def close(self, reason: str, *, sure: bool = False) -> None:
+        """Give out no address until `open`. `sure`: of those in hand it is known where they are."""
+        self.closed, self.unsure = reason, None if sure else reason
 
     def open(self) -> None:
-        self.closed = None
+        self.closed = self.unsure = None
+
+    def objection(self, binding: Binding, wanted: Spec | None) -> str:
+        """Why what is wanted of the network may not be shown now; "" if it may.
+
+        As long as not every host was heard, a seat may have moved since an old copy of the store was made.
+        Until then it stays where its port was found.
+        """
+        stands = binding.sink(NETWORK).applied
+        if self.unsure is None or not isinstance(wanted, PortSpec):
+            return ""
+        if isinstance(stands, PortSpec) and (stands.host, stands.address) == (wanted.host, wanted.address):
+            return ""
+        return (
+            f"{wanted.address} is not attached on {wanted.host}, because a port may have it elsewhere: "
+            f"{self.unsure}"
+        )
 
     async def create(self, instance: Instance, app: App, claim: Claim) -> Binding:
         """The binding of an instance that had none. Raises `Retryable` while it has to wait for a seat."""

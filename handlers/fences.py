@@ -43,6 +43,7 @@ class Fence(msgspec.Struct, frozen=True):
 
     reason: str
     at: float  # Unix seconds
+    epoch: int = 0  # of the daemon that was told
 
 
 def fences_in(flags: Mapping[str, str]) -> dict[HostName, Fence]:
@@ -52,6 +53,17 @@ def fences_in(flags: Mapping[str, str]) -> dict[HostName, Fence]:
         for name, value in flags.items()
         if name.startswith(_FLAG)
     }
+
+
+def lift_outdated(flags: Mapping[str, str], remembered: int) -> list[PutFlag]:
+    """What has to be written so that no fence is left of an epoch up to `remembered`.
+
+    In an old copy of the store a fence may stand that was lifted after the copy was made.
+    """
+    outdated = [host for host, fence in fences_in(flags).items() if fence.epoch <= remembered]
+    for host in outdated:
+        log.warning("fence not taken over", host=host, reason="it may have been lifted since; set it again")
+    return [PutFlag(_FLAG + host, None) for host in outdated]
 
 
 class Fences:
@@ -92,7 +104,7 @@ class Fences:
                 f"host {host} answers, so it is alive; nothing was changed. Stop it first (power, or its "
                 "switch port), so that nothing on it uses an address; or give --force if it runs nothing"
             )
-        fence = Fence(reason.strip(), self._clock.now())
+        fence = Fence(reason.strip(), self._clock.now(), self._hosts.epoch)
         await self._records.commit([PutFlag(_FLAG + host, msgspec.json.encode(fence).decode())])
         self._hosts.fenced[host] = fence.reason
         log.warning("host fenced", host=host, reason=fence.reason, force=force)
@@ -101,8 +113,8 @@ class Fences:
     async def unfence(self, host: HostName, *, clear: bool = True) -> None:
         """The host is in use again; what it has without a right to it is detached first.
 
-        `clear` False only looks whether it answers: before a rebuild nobody knows what is whose.  `Retryable`
-        while it does not answer or has not let go; then it stays fenced.
+        `clear` False only looks whether it answers: until a rebuild is over nobody knows what is whose.
+        `Retryable` while it does not answer or has not let go; then it stays fenced.
         """
         if host not in self._hosts.fenced:
             raise Refused(f"host {host} is not fenced; `mooring hosts` shows which are")

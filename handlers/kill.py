@@ -60,11 +60,9 @@ class Kills:
         names and members lead to the old address until then.
         """
         return binding.address is not None and any(
-            _leads_to(spec, binding.address)
+            leads_to(other, binding.address)
             for other in self._records.of_app(binding.app)
             if other.id != binding.id and other.address != binding.address
-            for state in other.sinks.values()
-            for spec in (state.wanted, *state.shown)
         )
 
     async def finish(self, binding: Binding, keep_seat: bool, reason: str) -> None:
@@ -82,6 +80,12 @@ class Kills:
                     binding=binding.id,
                 )
             await self._records.commit(writes)
+
+
+def leads_to(binding: Binding, address: str) -> bool:
+    """Whether a sink shows the address for that binding, or shall."""
+    states = binding.sinks.values()
+    return any(_leads_to(spec, address) for state in states for spec in (state.wanted, *state.shown))
 
 
 def _leads_to(spec: Spec | None, address: str) -> bool:

@@ -135,14 +135,21 @@ class LeaseBook(Estate):
         return self._step(idle, "idle", reason)
 
     def plan_strand(
-        self, address: str, now: float, reason: str, binding: BindingId | None = None
+        self,
+        address: str,
+        now: float,
+        reason: str,
+        binding: BindingId | None = None,
+        *,
+        keeps_slot: bool = True,
     ) -> list[Write]:
         """The host cannot confirm that the port is gone. `binding` renames who is left behind there."""
         lease = self._in_state(address, LeaseState.BOUND, LeaseState.STRANDED)
         left = binding or lease.binding
         if lease.state is LeaseState.STRANDED and lease.binding == left:
             return []
-        stranded = lease.moved(LeaseState.STRANDED, now, binding=left)
+        slot = lease.slot if keeps_slot else None
+        stranded = lease.moved(LeaseState.STRANDED, now, binding=left, slot=slot)
         return self._step(stranded, "stranded", reason)
 
     def plan_unstrand(self, address: str, now: float, reason: str) -> list[Write]:

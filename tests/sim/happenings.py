@@ -201,6 +201,29 @@ def copy_the_store(story: Story) -> None:
     story.copy_the_store()
 
 
+def copy_behind(story: Story) -> None:
+    """A backup is made, what lives on a host moves twice, and the backup is put back while the host between
+    them is silent."""
+    if not story.world.agents.silent:
+        first, second = story.chance.sample(list(story.hosts), 2)
+        story.copy_the_store()
+        story.begins(
+            f"{first}, then {second} fail, and the copy is put back", _copy_behind(story, first, second)
+        )
+
+
+async def _copy_behind(story: Story, first: str, second: str) -> None:
+    await story.marathon.lose(first)
+    await story.world.pause(0.0, 16.0)
+    await story.marathon.back(first)
+    await story.world.pause(0.0, 5.0)
+    await story.marathon.lose(second)
+    await story.world.pause(0.0, 5.0)
+    story.lose_the_store(copy=True)
+    await story.world.pause(20.0, 60.0)
+    await story.marathon.back(second)
+
+
 def prune(story: Story) -> None:
     engine = story.operator.engine
     if engine is not None:
@@ -358,6 +381,6 @@ async def _lying(story: Story, hidden: frozenset[str], seconds: float) -> None:
 
 
 RARER: tuple[Happening, ...] = (
-    freeze, start_another, lose_the_store, copy_the_store, prune, fence, unfence, set_aside, new_pool,
-    stranger, unplug, rewrite_a_name, disable_a_server, delete_an_item, lie, flap,
+    freeze, start_another, lose_the_store, copy_the_store, copy_behind, prune, fence, unfence, set_aside,
+    new_pool, stranger, unplug, rewrite_a_name, disable_a_server, delete_an_item, lie, flap,
 )  # fmt: skip

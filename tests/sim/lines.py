@@ -17,7 +17,7 @@ from mooring.core.errors import Retryable, StoreBusy
 from mooring.core.model import AppId, BindingId
 from mooring.core.sink import Change, Observation, Outcome, Sink
 from mooring.core.specs import Endpoint, ItemSpec, MemberSpec, Spec
-from mooring.dns.records import Add, Question, RRset, Unanswered, Update
+from mooring.dns.records import OK, Add, Question, RRset, Unanswered, Update
 from mooring.handlers.hosts import Answer, Operation
 from mooring.handlers.memory_hosts import MemoryPort
 from mooring.handlers.wants import NGINX
@@ -187,7 +187,8 @@ class Wire:
         if "dns" in world.away or world.hit(world.faults.before):
             raise Retryable("the name server does not answer")
         code = await world.update(update, self._life.epoch)
-        self._look_up(update)
+        if code == OK:
+            self._look_up(update)
         await world.pause(0.0, 0.02)
         if world.hit(world.faults.after):
             raise Unanswered("no answer to the update")

@@ -8,10 +8,11 @@ import pytest
 
 from mooring.controller.daemon import _records
 from mooring.controller.pools import wiring_at
-from mooring.core.errors import ConfigRefused, Refused
-from mooring.core.model import BindingId, PoolName, PoolSpec
+from mooring.core.errors import ConfigRefused, Refused, Retryable
+from mooring.core.model import BindingId, LeaseState, PoolName, PoolSpec
 from mooring.core.readmodel import Phase
-from mooring.core.specs import PortSpec
+from mooring.core.specs import NameSpec, PortSpec
+from mooring.handlers.wants import NAMES, without_seat
 from mooring.ipam.errors import PoolInUse, PoolUnknown, SupernetExhausted
 from mooring.ipam.pools import Pool, Pools
 from tests.unit.small_house import NETWORK, WEB, House
@@ -94,6 +95,21 @@ async def test_while_not_every_lease_is_known_pools_may_only_be_added() -> None:
     await mine.add(PoolSpec(PoolName("other"), "10.66.0.0/30", "10.66.0.1", vlan=21))
     it.engine.seats.open()
     await mine.reserve("10.64.0.9", "printer")
+
+
+async def test_an_address_in_conflict_is_released_when_nothing_leads_there_any_more() -> None:
+    it = await house(2)
+    lost, other = port(it, 0).address, it.binding(1)
+    book = it.engine.records.book
+    shown = replace(other.sink(NAMES), residue=(NameSpec("web-0.web.test", lost, 10),))
+    await it.engine.records.save(other.with_sink(NAMES, shown))
+    await it.engine.records.commit(book.plan_conflict(lost, 1.0, "a stranger"))
+    await it.engine.records.save(without_seat(replace(it.binding(0), sinks={})))
+    with pytest.raises(Retryable, match=rf"{lost} is still shown for shop_web\.instance-1"):
+        await it.engine.pools.release(lost)
+    await it.engine.records.save(other)
+    await it.engine.pools.release(lost)
+    assert book.by_address(lost).state is LeaseState.COOLING  # type: ignore[union-attr]
 
 
 async def test_a_pool_with_live_leases_stays_and_labels_follow_a_pool_that_goes() -> None:

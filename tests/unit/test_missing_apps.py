@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from mooring.controller.events import AppsChanged, AppTerminated, Event
+from mooring.controller.events import AppsChanged, AppTerminated, Event, TaskReported
 from mooring.controller.listing import AppListing, Snapshot
 from mooring.controller.view import View
-from mooring.core.model import AppId, InstanceId
+from mooring.core.model import AppId, InstanceId, State
+from tests.unit.small_house import House
 from tests.unit.view_world import (
     WEB,
     S,
@@ -207,6 +208,28 @@ def test_an_abandoned_snapshot_deletes_no_app() -> None:
     assert view.knows(ZERO)
     view.apply_snapshot(snapshot(*many(4), begun=92), 92)
     assert not view.knows(ZERO)
+
+
+@pytest.mark.parametrize("state", [State.DEAD, State.KILLING])
+async def test_who_does_not_run_gets_no_traffic_although_nothing_is_known_of_its_app(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a start, say, while Marathon lists the app in a way that cannot be read."""
+    it = await House().open(2)
+    assert {member.state for member in it.proxy.members.values()} == {"up"}
+    monkeypatch.setattr(it.engine.view, "app", lambda app: None)
+    ended = it.binding()
+    it.clock.step(1)
+    told = TaskReported(ended.instance, 1, ended.task, ended.app, state, ended.host, (31000,), "v1", "t")
+    it.engine.view.apply_event(told, it.clock.monotonic())
+    for key in (ended.id, it.binding(1).id):
+        it.engine.queue.add(key)
+    await it.work()
+    states = {end.address: one.state for one in it.proxy.members.values() for end in one.endpoints}
+    stays = it.binding(1).address
+    assert states.pop(str(stays)) == "up"
+    assert list(states.values()) == ["drain" if state is State.KILLING else "declared"]
+    assert [(item.slot, item.status) for item in it.cmdb.live.values()] == [(0, "down"), (1, "live")]
 
 
 # -- under an empty listing

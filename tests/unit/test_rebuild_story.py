@@ -362,14 +362,7 @@ def test_an_address_is_not_given_back_while_its_port_may_stand_on_a_silent_host(
     async def act(story: Story) -> None:
         await begin(story, SimApp("/web", 1, POOL))
         [(home, port)] = [(host.name, port) for host, port in story.world.agents.answering()]
-        before = next(host for host in HOSTS if host != home)
-        story.copy_the_store()
-        assert story._copy is not None
-        with contextlib.closing(sqlite3.connect(story._copy)) as db, db:
-            db.execute("UPDATE bindings SET host = ?", (before,))
-            db.execute("UPDATE leases SET host = ?", (before,))
-            for column in ("wanted", "applied"):
-                db.execute(f"UPDATE sink_states SET {column} = replace({column}, ?, ?)", (home, before))
+        copy_with_another_host(story, home, next(host for host in HOSTS if host != home))
         story.world.agents.silent.add(home)
         story.lose_the_store(copy=True)
         engine = await at_a_loss(story)
@@ -381,6 +374,94 @@ def test_an_address_is_not_given_back_while_its_port_may_stand_on_a_silent_host(
         await story.marathon.back(home, rebooted=False)
         await story.settles()
         assert list(story.world.agents.answering(port.address)) == []
+        story.end()
+
+    play(act)
+
+
+def test_an_address_goes_nowhere_else_while_its_port_may_stand_on_a_silent_host(play: Any) -> None:
+    """As before, and Marathon has started the instance anew on a third host meanwhile."""
+
+    async def act(story: Story) -> None:
+        await begin(story, SimApp("/web", 1, POOL, when_lost="gone"))
+        [(home, port)] = [(host.name, port) for host, port in story.world.agents.answering()]
+        before, third = (host for host in HOSTS if host != home)
+        copy_with_another_host(story, home, before)
+        story.life.kill()  # type: ignore[union-attr]
+        story.marathon.prefers = third
+        await story.marathon.lose(home)
+        story.lose_the_store(copy=True)
+        engine = await at_a_loss(story)
+        await agreed(engine)
+        await story.passes(60.0)
+        assert lease(engine, port.address) is LeaseState.BOUND
+        assert [host.name for host, _ in story.world.agents.answering(port.address)] == [home]
+        [row] = engine.report.instances()
+        assert f"not attached on {third}" in row.problem
+        await story.marathon.back(home, rebooted=False)
+        await story.settles()
+        assert [host.name for host, _ in story.world.agents.answering(port.address)] == [third]
+        story.end()
+
+    play(act)
+
+
+def copy_with_another_host(story: Story, home: str, before: str) -> None:
+    """A copy of the store in which everything on that host is where it was before."""
+    story.copy_the_store()
+    assert story._copy is not None
+    with contextlib.closing(sqlite3.connect(story._copy)) as db, db:
+        db.execute("UPDATE bindings SET host = ?", (before,))
+        db.execute("UPDATE leases SET host = ?", (before,))
+        for column in ("wanted", "applied"):
+            db.execute(f"UPDATE sink_states SET {column} = replace({column}, ?, ?)", (home, before))
+
+
+def test_a_fence_of_an_old_copy_is_not_taken_over(play: Any) -> None:
+    """It may have been lifted since; what lives there by now is waited for."""
+
+    async def act(story: Story) -> None:
+        await begin(story, SimApp("/web", 3, POOL))
+        lost = HostName(next(host for host in HOSTS if story.world.agents.hosts[host].ports))
+        engine = await engine_of(story)
+        await engine.fence(lost, "looks odd", force=True)
+        story.copy_the_store()
+        await engine.unfence(lost)
+        theirs = {port.address for port in story.world.agents.hosts[lost].ports.values()}
+        await story.settles()
+        story.world.agents.silent.add(lost)
+        story.lose_the_store(copy=True)
+        engine = await at_a_loss(story)
+        assert engine.fences.all() == {}
+        plan = await agreed(engine)
+        assert (list(plan.blocked_by), plan.unheard) == ([lost], ())
+        await story.passes(60.0)
+        assert {lease(engine, address) for address in theirs} == {LeaseState.BOUND}
+        await story.marathon.back(lost)
+        await story.settles()
+        story.end()
+
+    play(act)
+
+
+def test_a_host_that_is_unfenced_before_the_end_of_a_rebuild_keeps_its_ports(play: Any) -> None:
+    async def act(story: Story) -> None:
+        await begin(story, SimApp("/web", 6, POOL))
+        before = by_instance(story)
+        first, second = HOSTS[0], HOSTS[1]
+        assert story.world.agents.hosts[first].ports
+        story.world.agents.silent |= {first, second}
+        story.lose_the_store()
+        engine = await at_a_loss(story)
+        await agreed(engine)
+        story.world.agents.write_off(first)  # wrongly: it lives
+        await engine.fence(HostName(first), "no light at its front")
+        story.world.agents.silent.discard(first)
+        await engine.unfence(HostName(first))
+        assert by_instance(story) == before
+        story.world.agents.silent.discard(second)
+        await story.settles()
+        assert by_instance(story) == before
         story.end()
 
     play(act)

@@ -185,7 +185,7 @@ class TestAnOldCopy:
     def test_what_it_knows_is_left_alone(self) -> None:
         records = records_of(held("10.0.0.2", "a"))
         weighed = judged(records, mark("10.0.0.2", "a"))
-        assert weighed == Weighed(known=1)
+        assert weighed == Weighed(known=1, answered=frozenset(HOSTS))
         before = records.all()
         assert entered(records, weighed).all() == before
 
@@ -230,6 +230,27 @@ class TestAnOldCopy:
         former = records.book.by_address("10.0.0.2")
         assert former is not None
         assert former.state is LeaseState.COOLING
+
+    @pytest.mark.parametrize(("found_slot", "kept_slot"), [(1, 0), (0, None)])
+    def test_its_former_address_stays_in_hand_while_the_host_it_was_on_is_silent(
+        self, found_slot: int, kept_slot: int | None
+    ) -> None:
+        binding, lease = held("10.0.0.2", "a", "h3")
+        name = NameSpec("web-0.web.test", "10.0.0.2", 10)
+        records = records_of((binding.with_sink(NAMES, SinkState(name, name)), lease))
+        found = mark("10.0.0.3", "a", "h2", epoch=6, slot=found_slot, incarnation=2)
+        entered(records, judged(records, found, answered=("h1", "h2")))
+        former = records.book.by_address("10.0.0.2")
+        assert former is not None
+        assert (former.state, former.binding, former.host) == (LeaseState.STRANDED, "a~1", "h3")
+        assert former.slot == kept_slot
+        left, own = records.get(BindingId("a~1")), records.get(BindingId("a"))
+        assert left is not None
+        assert own is not None
+        assert left.departing
+        assert left.sink(NETWORK).shown == (mark("10.0.0.2", "a", "h3").port,)
+        assert (own.address, own.slot, own.host) == ("10.0.0.3", found_slot, "h2")
+        assert (own.sink(NAMES).wanted, own.sink(NAMES).shown) == (None, (name,))
 
     def test_two_that_have_swapped_addresses_are_both_left_where_they_are(self) -> None:
         records = records_of(held("10.0.0.2", "a"), held("10.0.0.3", "b", slot=1))
