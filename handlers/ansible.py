@@ -252,7 +252,7 @@ class _Flight:
         if kind == "runner_on_ok" and isinstance(result.get("results"), list):
             self._results = [dict(item) for item in result["results"]]
         elif kind == "runner_on_unreachable":
-            self._unreachable = str(result.get("msg", "")).strip()[:1000]
+            self._unreachable = " ".join(str(result.get("msg", "")).split())[:1000]
         elif kind == "runner_on_failed":
             detail = [str(result.get(key, "")).strip() for key in ("msg", "module_stderr", "module_stdout")]
             self._failure = "; ".join(part for part in detail if part)[:2000]
