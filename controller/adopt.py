@@ -137,8 +137,8 @@ async def enter(
         for binding in weighed.missing:
             if records.get(binding.id) != binding:
                 continue  # its worker has come to it since it was weighed, and knows better
-            lost = binding.with_sink(NETWORK, binding.sink(NETWORK).lost())
-            await records.commit([PutBinding(lost)])
+            doubted = binding.with_sink(NETWORK, binding.sink(NETWORK).doubted())
+            await records.commit([PutBinding(doubted)])
     return leftovers
 
 
@@ -192,6 +192,7 @@ async def _leave_behind(records: Records, lease: Lease, seat: Seating, now: floa
     left = replace(
         binding,
         id=key,
+        address=lease.address,
         host=lease.host or binding.host,
         slot=lease.slot if keeps_slot else None,
         departing=True,

@@ -283,6 +283,7 @@ class Rebuild:
         return self._taken_over.get(lease.address, (self._ground.stored, lease.generation))
 
     def _remember(self, weighed: Weighed) -> None:
+        self._engine.seats.proven |= weighed.found
         self._taken_over |= {seat.mark.port.address: seat.mark.strength for seat in weighed.seats}
 
     def _lives_at(self, instance: InstanceId) -> tuple[str, str] | None:

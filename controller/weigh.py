@@ -64,6 +64,7 @@ class Weighed:
     leftovers: list[Leftover] = field(default_factory=list)
     missing: list[Binding] = field(default_factory=list)
     answered: frozenset[str] = frozenset()  # the hosts that told of their ports
+    found: dict[BindingId, str] = field(default_factory=dict)  # whose own port stands, with its address
 
 
 def weigh(
@@ -162,6 +163,8 @@ def _seat(
         own = best if newest(best) > held else None
     for mark in ports:
         holder = _holder(records, mark.port.address)
+        if mark is own:
+            weighed.found[BindingId(mark.port.instance)] = mark.port.address
         # What a record of its own leaves behind on a lost host is known as well, and left to that record.
         if holder is not None and shows(holder, mark.port) and (mark is own or "~" in holder.id):
             weighed.known += 1

@@ -193,10 +193,6 @@ class SinkState:
             return self
         return SinkState(self.wanted, self.applied, (self.applied,), self.generation + 1)
 
-    def lost(self) -> SinkState:
-        """The state when what was applied is not there any more, and may be elsewhere."""
-        return SinkState(self.wanted, None, self.shown, self.generation + 1)
-
     @property
     def shown(self) -> tuple[Spec, ...]:
         """Everything that may stand in the sink now."""

@@ -46,6 +46,7 @@ class Seats:
         self._lines = Lines()
         self.closed: str | None = None  # why no address may be given out now
         self.unsure: str | None = None  # why a port that nobody knows of may have an address that is in hand
+        self.proven: dict[BindingId, str] = {}  # addresses that were found on a host: none else can have them
 
     def close(self, reason: str, *, sure: bool = False) -> None:
         """Give out no address until `open`. `sure`: of those in hand it is known where they are."""
@@ -58,12 +59,12 @@ class Seats:
         """Why what is wanted of the network may not be shown now; "" if it may.
 
         As long as not every host was heard, a seat may have moved since an old copy of the store was made.
-        Until then it stays where its port was found.
+        Where its port was found it has not: an address goes to another host only when the former one has let
+        go.  So a seat whose port was not found waits.
         """
-        stands = binding.sink(NETWORK).applied
         if self.unsure is None or not isinstance(wanted, PortSpec):
             return ""
-        if isinstance(stands, PortSpec) and (stands.host, stands.address) == (wanted.host, wanted.address):
+        if self.proven.get(binding.id) == wanted.address:
             return ""
         return (
             f"{wanted.address} is not attached on {wanted.host}, because a port may have it elsewhere: "

@@ -32,7 +32,7 @@ from .namespaces import Place
 
 DEADLINE_S = 5.0
 _BURIAL_S = 0.5
-_POLL_S = 0.002
+_POLL_S = 0.0005
 SYS_OPENAT2 = 437  # the same number on every architecture
 RESOLVE_NO_MAGICLINKS = 0x02
 _LASTING = {
