@@ -41,6 +41,7 @@ from mooring.controller.doors import verify as doors_verify
 from mooring.controller.engine import Engine, Outside, rules_of
 from mooring.controller.ground import Ground, hear_silent_hosts, settle_in, survey_all
 from mooring.controller.rehearse import Rehearsal
+from mooring.controller.runners import open_plays
 from mooring.controller.settings import MarathonSettings, Settings, pools_of
 from mooring.controller.sinks import edge_sinks, host_sinks, read_secret
 from mooring.controller.snapshot import Marathon
@@ -55,7 +56,6 @@ from mooring.core.model import PoolSpec
 from mooring.core.readmodel import PoolRow
 from mooring.core.sink import Sink
 from mooring.core.store import NO_EPOCH, Contents, Store
-from mooring.handlers.ansible import AnsibleRunner
 from mooring.handlers.hosts import Hosts
 from mooring.handlers.inventory import inventory_hosts
 from mooring.handlers.records import Records
@@ -114,8 +114,7 @@ async def _build(settings: Settings, observe: bool, stack: AsyncExitStack) -> tu
     clock, chance = SystemClock(), random.SystemRandom()
     store, contents = await _store(settings, observe, stack)
     names = await inventory_hosts(settings.ansible.inventory)
-    runner = _ansible(settings)
-    stack.push_async_callback(runner.close)
+    runner = open_plays(settings, clock, stack)
     hosts = Hosts(runner, clock, contents.epoch)
     stack.push_async_callback(hosts.close)
     session = await stack.enter_async_context(aiohttp.ClientSession(trust_env=False))
@@ -166,18 +165,6 @@ async def _store(settings: Settings, observe: bool, stack: AsyncExitStack) -> tu
     await real.close()
     rehearsed = MemoryStore(contents)
     return rehearsed, await rehearsed.open()
-
-
-def _ansible(settings: Settings) -> AnsibleRunner:
-    ansible = settings.ansible
-    return AnsibleRunner(
-        ansible.inventory,
-        owner=settings.owner,
-        bridge=ansible.bridge,
-        timeout_s=ansible.play_timeout_s,
-        connect_timeout_s=ansible.connect_timeout_s,
-        parallel=ansible.parallel,
-    )
 
 
 def _records(settings: Settings, store: Store, contents: Contents) -> Records:
@@ -282,8 +269,7 @@ async def check(settings: Settings) -> list[tuple[str, bool, str]]:
 
 async def _sinks_to_check(settings: Settings, stack: AsyncExitStack) -> Sequence[Sink]:
     clock = SystemClock()
-    runner = _ansible(settings)
-    stack.push_async_callback(runner.close)
+    runner = open_plays(settings, clock, stack)
     session = await stack.enter_async_context(aiohttp.ClientSession(trust_env=False))
     names = await inventory_hosts(settings.ansible.inventory)
     blank = MemoryStore()  # the real one belongs to the daemon that may be running

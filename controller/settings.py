@@ -26,6 +26,7 @@ from pydantic import (
 
 from mooring.core.errors import ConfigRefused
 from mooring.core.specs import Route
+from mooring.handlers.plays import HELPER_DIR
 from mooring.ipam.pools import Pool, Pools
 from mooring.ipam.supernets import Supernet
 
@@ -210,6 +211,16 @@ class AnsibleSettings(Section):
         ge=1,
         le=64,
         description="Plays at a time, at most two for a host; a quarter more for failing hosts.",
+    )
+    mode: Literal["warm", "runner"] = Field(
+        "warm", description="`warm` keeps plays ready; `runner` starts an `ansible-playbook` for each."
+    )
+    linger_s: Seconds = Field(20.0, description="How long a play stays ready after its last use.")
+    helper_dir: str = Field(
+        HELPER_DIR, pattern=r"^/[A-Za-z0-9._/-]{1,200}$", description="Where the hosts' program is installed."
+    )
+    install_helper: bool = Field(
+        True, description="Install the program on hosts that lack it, or have another version."
     )
 
 

@@ -60,6 +60,9 @@ class Runner(Protocol):
 
     async def run(self, host: str, operations: Sequence[Operation], epoch: int) -> Sequence[Answer]: ...
 
+    async def prepare(self, host: str) -> None:
+        """Have ready what can be, since there will soon be something to do on the host."""
+
 
 class Hosts:
     """All agents' hosts, two lanes each."""

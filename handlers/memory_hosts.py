@@ -145,6 +145,9 @@ class MemoryHosts:
                     found.add(_mac_for(address))
         return found
 
+    async def prepare(self, host: str) -> None:
+        """Nothing takes time here."""
+
     async def run(self, host: str, operations: Sequence[Operation], epoch: int) -> Sequence[Answer]:
         """See `handlers.hosts.Runner`; raises `HostSilent` for hosts in `silent` and what the hooks raise."""
         await self.before(host)

@@ -94,6 +94,7 @@ def write_inventory(plan: LabPlan) -> None:
         f"ansible_python_interpreter={system_python if system_python.exists() else sys.executable}",
         # /run is the host's own; the rest of the file system is shared with the real machine.
         "ansible_remote_tmp=/run/ansible",
+        "mooring_helper_dir=/run/mooring-host",
     ]
     lines = ["[agents]", *hosts, "", "[agents:vars]", *variables, ""]
     plan.inventory.write_text("\n".join(lines))

@@ -14,8 +14,9 @@ from mooring.core.clock import SystemClock
 from mooring.core.errors import Fenced
 from mooring.core.model import Epoch
 from mooring.handlers import ansible
-from mooring.handlers.ansible import AnsibleRunner, PlayFailed
+from mooring.handlers.ansible import AnsibleRunner
 from mooring.handlers.hosts import Answer, Hosts, NetworkSink, Operation
+from mooring.handlers.plays import Flying, PlayFailed
 
 OBSERVE: list[Mapping[str, object]] = [{"op": "observe", "id": "o"}]
 
@@ -112,7 +113,7 @@ async def test_hosts_that_hang_never_take_every_thread(
 ) -> None:
     fake = Ansible()
     monkeypatch.setattr(ansible.ansible_runner, "run", fake.run)
-    runner = AnsibleRunner(tmp_path / "inventory", owner="mooring", bridge="br", parallel=1)
+    runner = AnsibleRunner(Flying(tmp_path / "inventory", "mooring", "br", parallel=1))
     try:
         async with asyncio.timeout(10):
             for host in sorted(fake.hung):

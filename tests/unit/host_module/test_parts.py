@@ -42,7 +42,8 @@ from mooring.playbooks.module_utils.mooring_host.ovsdb import (
 )
 
 PLAYBOOKS = Path(__file__).parents[3] / "playbooks"
-SOURCES = sorted(PLAYBOOKS.rglob("*.py"))
+# What runs on the hosts; the action plugin runs where Ansible is.
+SOURCES = sorted([*PLAYBOOKS.glob("library/*.py"), *PLAYBOOKS.rglob("module_utils/**/*.py")])
 ATTACH = {"op": "attach", "id": "b", "task_id": "t", "app": "/a", "slot": 0, "instance": "i",
           "address": "10.0.0.1", "prefix": 24, "generation": 1}  # fmt: skip
 
