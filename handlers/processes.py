@@ -64,13 +64,16 @@ def _kill(doomed: set[int]) -> None:
 
 
 def marked(mark: str) -> list[int]:
-    """Living processes with the mark in their environment, without shared ssh connections."""
+    """Living processes whose environment has the mark, or begins with it, without shared ssh connections."""
     wanted = mark.encode()
     found = []
     for place in _processes():
         with contextlib.suppress(OSError):  # ended meanwhile, or somebody else's
-            carries = wanted in (place / "environ").read_bytes().split(b"\0")
-            if carries and b"[mux]" not in (place / "cmdline").read_bytes():
+            entries = (place / "environ").read_bytes().split(b"\0")
+            if (
+                any(entry.startswith(wanted) for entry in entries)
+                and b"[mux]" not in (place / "cmdline").read_bytes()
+            ):
                 found.append(int(place.name))
     return found
 

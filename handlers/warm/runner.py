@@ -24,6 +24,7 @@ import structlog
 
 from mooring.handlers.helper import helper_version
 from mooring.handlers.plays import (
+    FLIGHT_MARK,
     Flying,
     Helped,
     HostUnreachable,
@@ -34,6 +35,7 @@ from mooring.handlers.plays import (
     close_connections,
     nobody_told,
 )
+from mooring.handlers.processes import kill_marked
 from mooring.handlers.warm.frames import Frames, Message, pack
 
 log = structlog.get_logger(__name__)
@@ -230,6 +232,8 @@ class _Line:
                     self._land(int(message["flight"]), message)
         self.ended = True
         self._writer.close()
+        # What the plays of a server that was killed have started does not notice that they are gone.
+        await asyncio.to_thread(kill_marked, f"{FLIGHT_MARK}={self._log_file.parent}/")
         said = self._log_file.read_text(errors="replace").strip()[-_TAIL:] if self._log_file.exists() else ""
         if said:
             log.error("ansible_server_ended", said=said)

@@ -28,6 +28,7 @@ import shutil
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -95,7 +96,6 @@ class Server:
         self._selector = selectors.DefaultSelector()
         self._plays: set[Play] = set()
         self._alone = False  # the daemon is gone
-        self._count = 0
 
     def serve(self) -> None:
         """Work until the daemon is gone and every play has ended."""
@@ -189,9 +189,7 @@ class Server:
     # Making and ending plays
 
     def _fork(self, host: str) -> Play:
-        self._count += 1
-        directory = self._manner.work_dir / f"play-{self._count}"
-        directory.mkdir(mode=0o700)
+        directory = Path(tempfile.mkdtemp(prefix="play-", dir=self._manner.work_dir))
         ours, theirs = socket.socketpair()
         pid = os.fork()
         if pid == 0:
