@@ -18,7 +18,7 @@ from mooring.handlers.plays import Flying, HostUnreachable, PlayFailed
 from mooring.handlers.warm.runner import SERVER, WarmRunner
 
 from .rig import BRIDGE, HostRig
-from .test_runner import inventory, marked_processes
+from .test_runner import inventory, marked_processes, writing
 
 __all__ = ["inventory"]  # a fixture
 
@@ -86,13 +86,12 @@ async def test_the_program_does_what_the_module_does_once_it_is_installed(rig: H
 
 async def test_a_program_of_another_version_is_not_used(rig: HostRig, warm: Warm, tmp_path: Path) -> None:
     playbooks = tmp_path / "playbooks"
-    (playbooks / "module_utils" / "mooring_host").mkdir(parents=True)
-    (playbooks / "module_utils" / "mooring_host" / "install.py").write_bytes(
-        (warm.flying.playbook_dir / "module_utils" / "mooring_host" / "install.py").read_bytes()
-    )
-    (playbooks / "module_utils" / "mooring_host" / "program.py").write_text(
-        'import sys\ndef main(words):\n    print(\'{"version": "old"}\')\n    return 3\n'
-    )
+    package = playbooks / "module_utils" / "mooring_host"
+    package.mkdir(parents=True)
+    real = warm.flying.playbook_dir / "module_utils" / "mooring_host"
+    for name in ("__init__.py", "install.py"):
+        (package / name).write_bytes((real / name).read_bytes())
+    (package / "program.py").write_text('def main(words):\n    print(\'{"version": "old"}\')\n    return 3\n')
     archive = tmp_path / "old.pyz"
     version = write_archive(archive, playbooks)
     done = await asyncio.create_subprocess_exec(sys.executable, "-I", str(archive), str(warm.directory))
@@ -124,14 +123,13 @@ async def test_plays_that_nobody_needs_any_more_end(rig: HostRig, inventory: Pat
 
 async def test_two_flights_of_a_host_do_not_wait_for_each_other(rig: HostRig, warm: Warm) -> None:
     task, _ = rig.container()
-    slow = {"op": "write", "id": "w", "task_id": task, "path": "/etc/x", "content": "x", "digest": "x",
-            "command": ["sleep", "90"], "timeout_s": 6.0}  # fmt: skip
-    writing = asyncio.create_task(warm.runner.run("good", [slow], 1))
+    slow = writing(task, "x", command=["sleep", "90"], timeout_s=6.0)
+    flight = asyncio.create_task(warm.runner.run("good", [slow], 1))
     await observed(warm)
-    assert not writing.done()
-    writing.cancel()
+    assert not flight.done()
+    flight.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await writing
+        await flight
 
 
 async def test_a_host_that_cannot_be_reached_says_so_in_a_prepared_play(warm: Warm) -> None:
