@@ -57,6 +57,7 @@ from mooring.core.store import PutFlag
 from mooring.handlers.conflict import Conflicts
 from mooring.handlers.converge import Converger
 from mooring.handlers.create import Seats
+from mooring.handlers.hosts import NetworkSink
 from mooring.handlers.kill import Kills
 from mooring.handlers.records import Records
 from mooring.handlers.restart import Restarts
@@ -203,7 +204,14 @@ class Engine:
             ),
             wake=self.queue.add,
             doubts=self.doubts,
+            expect=self._expect,
         )
+
+    def _expect(self, task: str, host: str, address: str | None, vlan: int | None) -> None:
+        """A container will run there soon; nothing is got ready before it is known what is whose."""
+        network = next((sink for sink in self._outside.sinks if isinstance(sink, NetworkSink)), None)
+        if network is not None and self.grounded.is_set():
+            network.expect(task, host, address, vlan)
 
     def _make_conflicts(self) -> Conflicts | None:
         network = next((sink for sink in self._outside.sinks if sink.name == NETWORK), None)

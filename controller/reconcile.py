@@ -99,8 +99,12 @@ class Reconciler:
         surroundings: Surroundings,
         wake: Callable[[BindingId], None],
         doubts: Doubts,
+        expect: Callable[[str, str, str | None, int | None], None],
     ) -> None:
-        """`wake` puts another instance's key into the queue; without a network there are no conflicts."""
+        """`wake` puts another instance's key into the queue; without a network there are no conflicts.
+
+        `expect` is told task, host, address and VLAN of a container that will run soon.
+        """
         self._view = view
         self._claims = claims
         self._records = records
@@ -112,6 +116,7 @@ class Reconciler:
         self._around = surroundings
         self._wake = wake
         self._doubts = doubts
+        self._expect = expect
         self._file_problems: dict[BindingId, str] = {}
         self._seatless: dict[BindingId, Retryable | Refused] = {}
         self.problems: dict[BindingId, str] = {}
@@ -145,6 +150,8 @@ class Reconciler:
         """Steps 1 to 3: the binding as it shall be, stored; None when there is nothing to hold."""
         bound = self._records.get(key)
         observed = self._view.instance(InstanceId(key))
+        if observed is not None and observed.state is State.STARTING:
+            self._get_ready(observed, bound)
         decision = decide(observed, bound)
         if decision is Decision.NOTHING:
             return bound
@@ -167,6 +174,16 @@ class Reconciler:
             bound = await self._restarts.restart(bound, observed)
         assert bound is not None
         return await self._show(bound, observed, app, claim)
+
+    def _get_ready(self, observed: Instance, bound: Binding | None) -> None:
+        """Its host is known, and its container does not run yet: what can be done now is done now."""
+        app = self._view.app(observed.app)
+        claim = self._claims.of(app) if app is not None else None
+        if observed.host is None or claim is None or claim.pool is None:
+            return
+        address = bound.address if bound is not None else self._seats.likely(observed, claim)
+        wiring = self._around.wiring(address) if address is not None else None
+        self._expect(observed.task, observed.host, address, wiring.vlan if wiring is not None else None)
 
     async def _show(self, bound: Binding, observed: Instance, app: App, claim: Claim | None) -> Binding:
         if bound.address is not None and not bound.departing and not self._has_its_seat(bound):

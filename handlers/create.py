@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from mooring.core.clock import Clock
-from mooring.core.errors import Retryable
+from mooring.core.errors import Refused, Retryable
 from mooring.core.labels import Claim
 from mooring.core.model import App, AppId, Binding, BindingId, Instance, LeaseState, PoolName
 from mooring.core.specs import PortSpec, Spec
@@ -100,6 +100,17 @@ class Seats:
             await self._records.commit([*writes, PutBinding(seated)])
         self.forget(binding.id)
         return seated
+
+    def likely(self, instance: Instance, claim: Claim) -> str | None:
+        """The address that the instance would get if it asked for a seat now; None if that cannot be told."""
+        if claim.pool is None or instance.host is None or self.closed is not None:
+            return None
+        key = BindingId(instance.id)
+        request = Request(instance.app, claim.pool, key, instance.host, claim.pinned)
+        try:
+            return self._records.book.plan_bind(request, self._clock.now()).lease.address
+        except (Retryable, Refused):
+            return None
 
     def waiting(self, app: AppId) -> list[BindingId]:
         """Who waits for a seat of this app; to be woken when one is given back."""

@@ -17,7 +17,7 @@ given up may lie frozen on its host and wake after a later one has confirmed tha
 written a file anew; the host knows it by its lower number and turns it away.
 
 An attach has the address probed on the wire first, unless it is known to stand on that host for that instance
-already: at first bind and at a change of host, not when a container starts anew.
+already (a container that starts anew), or has been probed there a moment ago (see `ahead`).
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from mooring.core.sink import (
     Unreadable,
 )
 from mooring.core.specs import FilesSpec, PortSpec, ProbeSpec, Spec
+from mooring.handlers.ahead import Ahead
 from mooring.handlers.attendance import Attendance
 from mooring.handlers.wants import FILES, NETWORK, PROBE
 
@@ -71,6 +72,7 @@ class Hosts:
         self.epoch = epoch
         self.fenced: dict[str, str] = {}  # hosts that an operator declared dead: why (see `fences`)
         self.attendance = Attendance(clock)
+        self.ahead = Ahead(runner.prepare, self._is_silent, clock)
         self._told: dict[str, Epoch] = {}
         self._sequence = itertools.count(1)
         self._runner = runner
@@ -91,11 +93,18 @@ class Hosts:
 
     async def close(self) -> None:
         """Let the plays in the air land."""
+        await self.ahead.close()
         await asyncio.gather(self._wiring.close(), self._inside.close())
 
     async def _submit(self, host: str, operation: Operation) -> Answer:
         lanes = self._inside if operation["op"] in _INSIDE else self._wiring
         return await lanes.submit(host, operation)
+
+    async def _is_silent(self, host: str, address: str, vlan: int | None) -> bool:
+        """Whether nobody answers on the address as the host hears it."""
+        question = {"op": "detect", "id": address, "address": address, "vlan": vlan}
+        (answer,) = await self.do(host, [question])
+        return answer.get("status") == "done" and not answer.get("answered_by")
 
     def has_told(self, host: str) -> bool:
         """Whether the host may know our present epoch from us: something that raises its fence was sent."""
@@ -237,12 +246,20 @@ class NetworkSink(_HostSink):
     def _operations(self, change: Change) -> list[Operation]:
         if isinstance(change.wanted, PortSpec):
             operation = _attach(change.binding, change.wanted, self._interface)
-            return [{**operation, "detect": not _stands(change.wanted, change.certain)}]
+            wanted = change.wanted
+            known = self._hosts.ahead.was_silent(wanted.host, wanted.address)
+            self._hosts.ahead.forget(wanted.address)
+            return [{**operation, "detect": not (known or _stands(wanted, change.certain))}]
         ports = [spec for spec in change.was if isinstance(spec, PortSpec)]
         # A port is found by instance and address, its container may be long gone.  The task is named as well:
         # the instance may live on this very host again, in another seat, and that port must stay.
         unique = {(spec.instance, spec.address, spec.task): spec for spec in ports}
         return [detach_of(spec, change.binding) for spec in unique.values()]
+
+    def expect(self, task: str, host: str, address: str | None, vlan: int | None) -> None:
+        """A container of that task is about to start on the host, and will have that address."""
+        if host in self._inventory and host not in self._hosts.fenced:
+            self._hosts.ahead.expect(task, host, address, vlan)
 
 
 class ProbeSink(_HostSink):

@@ -24,7 +24,7 @@ from mooring.core.errors import Retryable
 from mooring.handlers.hosts import Answer, Operation
 
 Hook = Callable[[str], Awaitable[None]]
-_KINDS = ("detach", "attach", "write", "probe", "observe")  # the order in which a play does them
+_KINDS = ("detach", "detect", "attach", "write", "probe", "observe")  # the order in which a play does them
 
 
 class HostSilent(Retryable):
@@ -189,7 +189,8 @@ class _Play:
         """All operations of one kind."""
         if kind == "attach":
             return self._attach(orders)
-        single = {"detach": self._detach, "write": self._write, "probe": self._probe}.get(kind, self._observe)
+        single = {"detach": self._detach, "detect": self._detect, "write": self._write,
+                  "probe": self._probe}.get(kind, self._observe)  # fmt: skip
         return [self._guarded(single, order) for order in orders]
 
     def _guarded(self, act: Callable[[Operation], Answer], order: Operation) -> Answer:
@@ -276,6 +277,12 @@ class _Play:
         removed = sorted(port.name for port in remove)
         return {"removed": removed, "spared": [_spared(port) for port in spared],
                 "changed": bool(removed)}  # fmt: skip
+
+    def _detect(self, order: Operation) -> Answer:
+        self._check_sequence()
+        self._leave_mark()  # with the port from which the wire is probed
+        address = str(order["address"])
+        return {"address": address, "answered_by": sorted(self._wire.answers(self._host, address, ""))}
 
     def _observe(self, order: Operation) -> Answer:
         raised = bool(order.get("fence")) and self._epoch > self._host.epoch

@@ -70,10 +70,8 @@ def marked(mark: str) -> list[int]:
     for place in _processes():
         with contextlib.suppress(OSError):  # ended meanwhile, or somebody else's
             entries = (place / "environ").read_bytes().split(b"\0")
-            if (
-                any(entry.startswith(wanted) for entry in entries)
-                and b"[mux]" not in (place / "cmdline").read_bytes()
-            ):
+            shared = b"[mux]" in (place / "cmdline").read_bytes()
+            if not shared and any(entry.startswith(wanted) for entry in entries):
                 found.append(int(place.name))
     return found
 

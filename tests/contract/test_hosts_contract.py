@@ -280,6 +280,8 @@ class AsRunner:
     async def run(self, host: str, operations: Sequence[Mapping[str, Any]], epoch: int) -> Sequence[Answer]:
         return await self._bench.do(*operations, epoch=epoch)
 
+    async def prepare(self, host: str) -> None: ...
+
 
 async def removed(bench: Bench, asked: Mapping[str, Any], *tasks: str, **changes: Any) -> Outcome:
     """What the sink makes of a change that removes the ports of some tasks in the seat of an attach."""
@@ -386,6 +388,19 @@ async def test_an_address_on_which_a_stranger_answers_is_not_attached(bench: Ben
     assert await ports(bench, taken["address"]) == []
     assert verdict(attached) == ("done", True)
     assert verdict((await bench.do(taken))[0]) == ("done", True)
+
+
+async def test_the_wire_can_be_asked_before_there_is_a_container(bench: Bench) -> None:
+    asked, _ = await attached(bench)
+    stranger, free = (order(task_of(next(_numbers)))["address"] for _ in range(2))
+    with bench.stranger(stranger) as mac:
+        wishes = [{"op": "detect", "id": address, "address": address} for address in (stranger, free)]
+        by_stranger, by_nobody, by_us = await bench.do(*wishes, {**wishes[0], "address": asked["address"]})
+    assert (*verdict(by_stranger), by_stranger["answered_by"]) == ("done", False, [mac])
+    assert (*verdict(by_nobody), by_nobody["answered_by"]) == ("done", False, [])
+    assert len(by_us["answered_by"]) == 1
+    assert (await bench.do({"op": "observe", "id": "o"}, epoch=2))[0]["status"] == "done"
+    assert (await bench.do({**wishes[0], "id": "late"}, epoch=0))[0]["status"] == "stale"
 
 
 async def test_a_stranger_is_only_looked_for_when_asked(bench: Bench) -> None:

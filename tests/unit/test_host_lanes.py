@@ -28,6 +28,8 @@ class SlowInside:
         self.plays: list[list[str]] = []
         self.may_end = asyncio.Event()
 
+    async def prepare(self, host: str) -> None: ...
+
     async def run(self, host: str, operations: Sequence[Operation], epoch: int) -> Sequence[Answer]:
         kinds = [str(operation["op"]) for operation in operations]
         self.plays.append(kinds)
@@ -54,6 +56,8 @@ async def test_what_goes_on_inside_containers_does_not_delay_wiring() -> None:
 class Overtaken:
     """A `Runner` to a host that has heard a newer daemon."""
 
+    async def prepare(self, host: str) -> None: ...
+
     async def run(self, host: str, operations: Sequence[Operation], epoch: int) -> Sequence[Answer]:
         return [{"op": one["op"], "status": "stale", "reason": "epoch 1 is stale"} for one in operations]
 
@@ -71,6 +75,8 @@ class Tells:
     def __init__(self, **port: object) -> None:
         self.port = {"task": "t", "app": "/web", "slot": 0, "instance": "i", "address": "10.0.0.2",
                      "prefix": 24, "generation": 1, **port}  # fmt: skip
+
+    async def prepare(self, host: str) -> None: ...
 
     async def run(self, host: str, operations: Sequence[Operation], epoch: int) -> Sequence[Answer]:
         return [{"status": "done", "ports": [self.port]} for _ in operations]

@@ -27,10 +27,10 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from .errors import Retry
-from .host import APPLY_TIMEOUT_S, FAILURES, Host, Result
+from .host import APPLY_TIMEOUT_S, FAILURES, Host, Result, failure
 from .links import mac_for, silence_host_end
 from .netlink import Address, mac_bytes
-from .orders import Attach
+from .orders import Attach, Detect
 from .ovsdb import OvsdbStale
 from .switch import Port, Switch
 from .wire import Heard, frame_for, read_frame
@@ -71,6 +71,23 @@ def probe_wire(host: Host, questions: Collection[Question]) -> dict[Question, Si
         ]
         _listen(ears, sightings)
     return sightings
+
+
+def detect(host: Host, orders: list[Detect]) -> list[Result]:
+    """Ask for every address, all in one look at the wire; one result per order, in order."""
+    try:
+        questions = [Question(order.address, order.vlan) for order in orders]
+        sightings = probe_wire(host, set(questions)) if not host.settings.check else {}
+    except FAILURES as error:
+        return [failure(order.id, error) for order in orders]
+    return [
+        Result(order.id, "done", details=_told(order, sightings.get(question, Sighting())))
+        for order, question in zip(orders, questions)  # noqa: B905 (strict= needs Python 3.10)
+    ]
+
+
+def _told(order: Detect, sighting: Sighting) -> dict[str, object]:
+    return {"address": str(order.address), "answered_by": sorted(sighting.using | sighting.probing)}
 
 
 def judge(order: Attach, sighting: Sighting, switch: Switch) -> Result | None:

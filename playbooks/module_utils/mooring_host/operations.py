@@ -1,8 +1,8 @@
 """One call: any number of operations on one host, each with a result of its own, in the order asked.
 
-Operations of a kind are done together, kinds in this order: detach, attach, write, probe, observe.  Removing
-comes first, because a call may take an address from one container and give it to another; observing comes
-last, because it shall report what the others did.
+Operations of a kind are done together, kinds in this order: detach, detect, attach, write, probe, observe.
+Removing comes first, because a call may take an address from one container and give it to another; observing
+comes last, because it shall report what the others did.
 
 Calls that change ports or files take turns (see `turns`), and may carry a number, by which a call that was
 overtaken is turned away: the switch keeps it for ports (see `switch`), a record for each file (`tellings`).
@@ -20,10 +20,11 @@ from typing import Any
 
 from .attach import attach
 from .detach import detach
+from .detect import detect
 from .errors import OperationError
 from .host import FAILURES, Host, Result, Settings, failure
 from .observe import observe
-from .orders import Attach, Detach, Observe, Order, Probe, Write, parse
+from .orders import Attach, Detach, Detect, Observe, Order, Probe, Write, parse
 from .probing import probe
 from .reloads import write
 from .turns import PORTS, my_turn
@@ -96,7 +97,7 @@ def _singly(act: Callable[[Host, Any], Result]) -> Callable[[Host, Any], list[Re
     return each
 
 
-_WIRING = (Detach, Attach)
-_PORTS = (*_WIRING, Observe)
-_FIRST: Kinds = [(Detach, detach), (Attach, attach)]
+_WIRING = (Detach, Detect, Attach)
+_PORTS = (Detach, Attach, Observe)
+_FIRST: Kinds = [(Detach, detach), (Detect, detect), (Attach, attach)]
 _THEN: Kinds = [(Write, write), (Probe, probe), (Observe, _singly(observe))]

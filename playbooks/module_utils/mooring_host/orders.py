@@ -55,6 +55,15 @@ class Detach:
 
 
 @dataclass(frozen=True)
+class Detect:
+    """Ask the wire whether anybody has an address."""
+
+    id: str
+    address: Address
+    vlan: int | None
+
+
+@dataclass(frozen=True)
 class Observe:
     """Tell every port that carries our mark; `fence` raises the bridge's epoch to the caller's first."""
 
@@ -90,7 +99,7 @@ class Probe:
     timeout_s: float
 
 
-Order = Union[Attach, Detach, Observe, Write, Probe]  # noqa: UP007 (evaluated at run time, Python 3.9)
+Order = Union[Attach, Detach, Detect, Observe, Write, Probe]  # noqa: UP007 (evaluated at run time, Python 3.9)
 
 
 def parse(order: Mapping[str, Any]) -> Order:
@@ -113,7 +122,7 @@ def _attach(order: Mapping[str, Any]) -> Attach:
         address=address,
         prefix=_number(order, "prefix", 1, address.max_prefixlen),
         routes=_routes(order, address.version),
-        vlan=None if order.get("vlan") is None else _number(order, "vlan", 1, 4094),
+        vlan=_vlan(order),
         mtu=None if order.get("mtu") is None else _number(order, "mtu", 576, 65535),
         generation=_number(order, "generation", 0, 1 << 62),
         interface=_matching(order, "interface", _INTERFACE, "eth0"),
@@ -128,6 +137,14 @@ def _detach(order: Mapping[str, Any]) -> Detach:
     if instance is None and address is None:
         raise Refused(f"{order.get('op')}: give an instance, an address or both")
     return Detach(_text(order, "id"), instance, address, order.get("task_id") or None, _sequence(order))
+
+
+def _detect(order: Mapping[str, Any]) -> Detect:
+    return Detect(_text(order, "id"), _address(order, "address"), _vlan(order))
+
+
+def _vlan(order: Mapping[str, Any]) -> int | None:
+    return None if order.get("vlan") is None else _number(order, "vlan", 1, 4094)
 
 
 def _observe(order: Mapping[str, Any]) -> Observe:
@@ -174,7 +191,14 @@ def _probe(order: Mapping[str, Any]) -> Probe:
     )
 
 
-_PARSERS = {"attach": _attach, "detach": _detach, "observe": _observe, "write": _write, "probe": _probe}
+_PARSERS = {
+    "attach": _attach,
+    "detach": _detach,
+    "detect": _detect,
+    "observe": _observe,
+    "write": _write,
+    "probe": _probe,
+}
 
 
 def _refusal(order: Mapping[str, Any], key: str, wish: str) -> Refused:
