@@ -45,7 +45,7 @@ class InMemory:
 
     def __init__(self) -> None:
         self.world = MemoryHosts(["h1", "h2"])
-        self.run = self.world.run
+        self.run, self.prepare = self.world.run, self.world.prepare
 
     def start(self, task: str, host: str = "h1") -> None:
         self.world.place(host, task)
