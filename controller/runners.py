@@ -24,6 +24,7 @@ from mooring.handlers.warm.runner import WarmRunner
 log = structlog.get_logger(__name__)
 
 _AGAIN_S = 300.0
+_AT_ONCE = 2  # installations: the plays that serve containers come first
 
 
 class HelperCare:
@@ -34,6 +35,7 @@ class HelperCare:
         self._clock = clock
         self._tried: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._turn = asyncio.Semaphore(_AT_ONCE)
 
     def helped(self, host: str, version: str) -> None:
         """A flight ended on the host, done by this version of the program; "": by the module."""
@@ -53,7 +55,8 @@ class HelperCare:
 
     async def _give(self, host: str) -> None:
         try:
-            await self._install(host)
+            async with self._turn:
+                await self._install(host)
         except MooringError as error:
             log.warning("program not installed", host=host, reason=str(error), again_in_s=_AGAIN_S)
         else:

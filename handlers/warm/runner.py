@@ -17,7 +17,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import structlog
@@ -61,11 +62,13 @@ class WarmRunner:
         linger_s: float = 20.0,
         standing: int = 32,
         helped: Helped = nobody_told,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         # Below a short path: the sockets of shared ssh connections may not have long ones.
         self._work_dir = Path(tempfile.mkdtemp(prefix="mooring-"))
         self._flying = flying
         self._helped = helped
+        self._monotonic = monotonic
         self._environment = {
             **flying.environment(self._work_dir),
             "ANSIBLE_LOCAL_TEMP": str(self._work_dir / "local"),
@@ -102,7 +105,9 @@ class WarmRunner:
         job = {"settings": {"epoch": epoch}, "operations": [dict(one) for one in operations]}
         async with self._failing if host in self._failed else self._answering:
             self._failed.add(host)  # unless its results say otherwise
+            began = self._monotonic()
             answer = await self._fly(host, job)
+            log.debug("flight", host=host, operations=len(operations), took_s=self._monotonic() - began)
             results = _results(host, answer)
             if len(results) != len(operations):
                 raise PlayFailed(f"host {host} gave {len(results)} results for {len(operations)} operations")
