@@ -27,7 +27,9 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from .errors import Retry
+from .guards import FIRST_NUMBER
 from .host import APPLY_TIMEOUT_S, FAILURES, Host, Result
+from .isolation import isolate
 from .links import mac_for, silence_host_end
 from .netlink import Address, mac_bytes
 from .orders import Attach
@@ -39,6 +41,7 @@ PAUSES_END_S = (0.06, 0.12, 0.2)  # a probe, then listening until that moment; t
 ATTEMPTS = 4
 ETH_P_ALL = 0x0003
 PACKET_OUTGOING = 4
+_PROBE_NUMBERS = 0x1000
 UNTAGGED = 0  # an access port of VLAN 0 hears what has no tag; a port without a tag would hear every VLAN
 
 
@@ -65,6 +68,7 @@ def probe_wire(host: Host, questions: Collection[Question]) -> dict[Question, Si
         return sightings
     with contextlib.ExitStack() as stack:
         names = stack.enter_context(_probe_ports(host, {question.vlan for question in questions}))
+        isolate(host)  # a bridge that forwards nothing for want of rules would let every address look free
         ears = [
             stack.enter_context(_Ear(host, name, [one for one in questions if one.vlan == vlan]))
             for vlan, name in names.items()
@@ -125,7 +129,9 @@ def _change_ports(host: Host, names: dict[int | None, str]) -> None:
         for vlan, name in names.items():
             tag = UNTAGGED if vlan is None else vlan
             marks = {"probe": host.settings.owner}
-            transaction.add(name, tag, marks, type="internal", mac=_probe_mac(switch))
+            transaction.add(
+                name, tag, marks, type="internal", mac=_probe_mac(switch), ofport_request=_number()
+            )
         if transaction.empty:
             return
         try:
@@ -136,6 +142,11 @@ def _change_ports(host: Host, names: dict[int | None, str]) -> None:
             raise Retry(f"ovs-vswitchd did not make a port to probe from within {APPLY_TIMEOUT_S:g} s")
         return
     raise Retry("the switch keeps changing while a port to probe from is being added or removed")
+
+
+def _number() -> int:
+    """Below the range of our ports, and not the switch's next, which would reach that range in time."""
+    return FIRST_NUMBER - 1 - secrets.randbelow(_PROBE_NUMBERS)
 
 
 def _probe_mac(switch: Switch) -> str:
