@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from mooring.controller.settings_reach import REACH, ReachSettings
 from mooring.core.errors import ConfigRefused
 from mooring.core.specs import Route
 from mooring.ipam.pools import Pool, Pools
@@ -316,6 +317,7 @@ class Settings(Section):
     supernets: dict[str, SupernetSettings] = Field(
         default_factory=dict, description="Networks by name, from which pools are generated."
     )
+    reach: tuple[ReachSettings, ...] = Field((), description=REACH)
     leases: LeaseSettings = LeaseSettings()  # type: ignore[call-arg]
     ansible: AnsibleSettings
     dns: DnsSettings | None = Field(None, description="Without it, no names.")

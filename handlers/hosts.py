@@ -46,6 +46,7 @@ from mooring.core.sink import (
 )
 from mooring.core.specs import FilesSpec, PortSpec, ProbeSpec, Spec
 from mooring.handlers.attendance import Attendance
+from mooring.handlers.guard_drops import GuardDrops
 from mooring.handlers.wants import FILES, NETWORK, PROBE
 
 Operation = Mapping[str, Any]
@@ -68,6 +69,7 @@ class Hosts:
         self.epoch = epoch
         self.fenced: dict[str, str] = {}  # hosts that an operator declared dead: why (see `fences`)
         self.attendance = Attendance(clock)
+        self.drops = GuardDrops()
         self._told: dict[str, Epoch] = {}
         self._sequence = itertools.count(1)
         self._runner = runner
@@ -84,6 +86,7 @@ class Hosts:
         With `fence` the host refuses older epochs than ours before it answers.
         """
         (answer,) = await self.do(host, [{"op": "observe", "id": host, "fence": fence}])
+        self.drops.take(host, answer)
         return answer
 
     async def close(self) -> None:
@@ -303,6 +306,7 @@ def port_marks(host: str, answer: Answer) -> list[PortSpec]:
             prefix=int(port["prefix"]),
             vlan=port.get("vlan") or None,
             lease_generation=int(port["generation"]),
+            barred=tuple(map(str, port.get("barred", ()))),
         )
         for port in answer.get("ports", [])
     ]
@@ -327,6 +331,8 @@ def _take_ports(host: str, answer: Answer, shown: dict[str, Spec], faults: dict[
             faults[key] = "the port leads to no container any more"
         elif not port.get("alive", True):  # its device may outlast it, where something holds its namespace
             faults[key] = "its container does not run any more"
+        elif not port.get("guarded", True):
+            faults[key] = "its guards are not in force"
 
 
 def newest_epoch(answer: Answer) -> Epoch:
@@ -371,6 +377,7 @@ def _attach(binding: BindingId, wanted: PortSpec, interface: str) -> Operation:
         "mtu": wanted.mtu,
         "generation": wanted.lease_generation,
         "interface": interface,
+        "barred": list(wanted.barred),
     }
 
 

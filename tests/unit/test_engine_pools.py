@@ -15,6 +15,7 @@ from mooring.core.specs import NameSpec, PortSpec
 from mooring.handlers.wants import NAMES, without_seat
 from mooring.ipam.errors import PoolInUse, PoolUnknown, SupernetExhausted
 from mooring.ipam.pools import Pool, Pools
+from mooring.ipam.reach import Reach
 from tests.unit.small_house import NETWORK, WEB, House
 
 SMALL = PoolSpec(PoolName("small"), "10.65.0.0/30", "10.65.0.1", vlan=20)
@@ -168,10 +169,10 @@ async def test_a_pool_is_generated_from_a_supernet_of_the_configuration() -> Non
 def test_wiring_goes_by_the_address_and_not_by_a_name() -> None:
     renamed = Pool.parse("renamed", "10.0.0.0/24", gateway="10.0.0.1", vlan=7, mtu=1400)
     pools = Pools([renamed, Pool.parse("six", "fd00::/64")])
-    found = wiring_at(pools, "10.0.0.9")
+    found = wiring_at(pools, "10.0.0.9", Reach())
     assert found is not None
     assert (found.prefix, found.gateway, found.vlan, found.mtu) == (24, "10.0.0.1", 7, 1400)
-    bare = wiring_at(pools, "fd00::9")
+    bare = wiring_at(pools, "fd00::9", Reach())
     assert bare is not None
     assert (bare.prefix, bare.gateway, bare.vlan) == (64, None, None)
-    assert wiring_at(pools, "10.9.0.9") is None
+    assert wiring_at(pools, "10.9.0.9", Reach()) is None
