@@ -20,7 +20,7 @@ from __future__ import annotations
 from functools import partial
 
 from .committing import commit_and_configure, finish
-from .detect import Question, judge, probe_wire
+from .detect import Question, judge, probe_wire, remove_probes
 from .errors import Refused, Retry
 from .host import FAILURES, Host, Result, failure
 from .jobs import Job, each, ended, fail_all
@@ -47,6 +47,8 @@ def attach(host: Host, orders: list[Attach]) -> list[Result]:
         _run(host, open_jobs)
         return [job if isinstance(job, Result) else ended(job) for job in jobs]
     finally:
+        if not host.settings.check and any(isinstance(job, Job) and job.order.detect for job in jobs):
+            remove_probes(host)
         for job in jobs:
             if isinstance(job, Job):
                 job.close()

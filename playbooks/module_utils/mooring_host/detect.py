@@ -5,7 +5,9 @@
        (RFC 5227), for IPv6 a neighbour solicitation from `::` (RFC 4862)
     3. whatever names an address as its sender's within the window is an answer; a probe by somebody else
        for the same address means that both would take it
-    4. the probe ports go; what a call that was cut off left of its own goes with the next
+    4. the probe ports go when the attach has ended (`remove_probes`), what a call that was cut off left of
+       its own with the next: the datapath gives the place of a port that goes to the next one that comes, and
+       what the probes sent would be counted there as if that one had sent it
 
 A probe has no sender address, so it changes nobody's neighbour table.  It finds what answers within the
 window across the switch as it forwards now; it cannot find a machine that is off, or one behind a tunnel that
@@ -67,7 +69,7 @@ def probe_wire(host: Host, questions: Collection[Question]) -> dict[Question, Si
     if not questions:
         return sightings
     with contextlib.ExitStack() as stack:
-        names = stack.enter_context(_probe_ports(host, {question.vlan for question in questions}))
+        names = _probe_ports(host, {question.vlan for question in questions})
         isolate(host)  # a bridge that forwards nothing for want of rules would let every address look free
         ears = [
             stack.enter_context(_Ear(host, name, [one for one in questions if one.vlan == vlan]))
@@ -106,17 +108,17 @@ def _conflict(order: Attach, strangers: list[str], ours: list[Port]) -> Result:
     return Result(order.id, "conflict", reason, details=details)
 
 
-@contextlib.contextmanager
-def _probe_ports(host: Host, vlans: Iterable[int | None]) -> Iterator[dict[int | None, str]]:
-    """A port in each VLAN for the time of the body: names by VLAN."""
+def remove_probes(host: Host) -> None:
+    """Remove all probe ports of ours; what cannot be removed now goes with the next call that probes."""
+    with contextlib.suppress(*FAILURES):
+        _change_ports(host, {})
+
+
+def _probe_ports(host: Host, vlans: Iterable[int | None]) -> dict[int | None, str]:
+    """Make a port in each VLAN; returns their names."""
     names = {vlan: f"mp{secrets.token_hex(7)[:13]}" for vlan in vlans}
     _change_ports(host, names)
-    try:
-        yield names
-    finally:
-        # What cannot be removed now goes with the next call that probes.
-        with contextlib.suppress(*FAILURES):
-            _change_ports(host, {})
+    return names
 
 
 def _change_ports(host: Host, names: dict[int | None, str]) -> None:

@@ -151,6 +151,11 @@ def test_no_lie_of_ipv6_reaches_anybody_and_each_is_counted(rig: HostRig) -> Non
     assert dropped(rig, who) == Counter(reason for _, reason in FALSE_6.values())
 
 
+def test_a_probe_of_the_wire_is_not_counted_against_the_port_that_follows(rig: HostRig) -> None:
+    for _ in range(3):
+        assert dropped(rig, speaker(rig, detect=True)) == {}
+
+
 def _ping(who: Speaker, target: str) -> None:
     run("nsenter", f"--net={who.namespace}", "ping", "-n", "-c", "2", "-i", "0.2", "-W", "5", target)
 
