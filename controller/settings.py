@@ -110,7 +110,10 @@ class PoolSettings(Section):
     reserve: dict[str, str] = Field(
         default_factory=dict, description="Address = note; kept out of the pool by name."
     )
-    owners: tuple[str, ...] = Field((), description="App id prefixes that may use the pool; empty: all.")
+    owners: tuple[str, ...] = Field(
+        (),
+        description="App id prefixes that may use the pool; empty: all. See `reach` for what else follows.",
+    )
 
     @model_validator(mode="after")
     def _makes_sense(self) -> PoolSettings:

@@ -46,7 +46,7 @@ from mooring.core.sink import (
 )
 from mooring.core.specs import FilesSpec, PortSpec, ProbeSpec, Spec
 from mooring.handlers.attendance import Attendance
-from mooring.handlers.guard_drops import GuardDrops
+from mooring.handlers.guards import GuardDrops, remarks
 from mooring.handlers.wants import FILES, NETWORK, PROBE
 
 Operation = Mapping[str, Any]
@@ -163,7 +163,10 @@ class _HostSink:
         ]
         if silent:
             raise Retryable("; ".join(silent))
-        return f"{len(self._inventory)} hosts answer: {', '.join(self._inventory)}"
+        told = [f"{len(self._inventory)} hosts answer: {', '.join(self._inventory)}"]
+        if self.name == NETWORK:
+            told += remarks(self._inventory, answers)
+        return "; ".join(told)
 
     async def _apply(self, change: Change) -> Outcome:
         operations = self._operations(change)

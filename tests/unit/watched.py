@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from prometheus_client import CollectorRegistry
 
-from mooring.handlers.guard_drops import REASONS
+from mooring.handlers.guards import REASONS
 from mooring.portal.metrics import Metrics
 from mooring.portal.pulse import Pulse
 from mooring.portal.turns import Turns

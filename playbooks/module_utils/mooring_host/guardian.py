@@ -153,7 +153,7 @@ class Guardian:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run until SIGTERM; returns 1 if another guardian watches the bridge already."""
-    settings = Settings(epoch=0, **vars(_parser().parse_args(argv)))
+    settings = settings_of(argv)
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGINT, _end)
     with my_turn(settings.state_dir, guardian_turn(settings.bridge)) as alone:
@@ -162,6 +162,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1
         Guardian(settings).run()
     return 0
+
+
+def settings_of(argv: Sequence[str] | None = None) -> Settings:
+    """What the words of the command line mean. Ends the program if they mean nothing."""
+    return Settings(epoch=0, **vars(_parser().parse_args(argv)))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mooring.handlers.guard_drops import REASONS, GuardDrops
+from mooring.handlers.guards import REASONS, GuardDrops, remarks
 
 
 class Desk:
@@ -26,6 +26,19 @@ class Desk:
             for name, dropped in ports.items()
         ]
         self.drops.take(host, {"status": "done", "ports": told})
+
+
+def test_a_bridge_that_is_not_secure_is_told_with_its_reason() -> None:
+    secure, plain = (
+        {"fail_mode": "secure", "reason": ""},
+        {"fail_mode": "standalone", "reason": "no guardian"},
+    )
+    odd = {"fail_mode": "secure", "reason": "a default rule of others"}
+    answers = [{}, {"isolation": secure}, {"isolation": plain}, {"isolation": odd}, OSError("silent")]
+    assert remarks(["h1", "h2", "h3", "h4", "h5"], answers) == [
+        "the bridge of h3 is standalone: no guardian",
+        "the bridge of h4 is secure: a default rule of others",
+    ]
 
 
 @pytest.fixture

@@ -1,14 +1,15 @@
-"""What the guards of the hosts' ports have dropped, made one rising count for each host and reason.
+"""What hosts tell about the guards of their ports: how much they dropped, and whether the bridge is secure.
 
-A host tells for each port how many packets its rules have dropped since they were put in.  They count from
-nought again whenever ovs-vswitchd starts, and vanish with their port; so what is added up here is the
-differences between two looks.  What a port dropped after the last look at it is lost, and what it had dropped
-before this daemon's first look at its host is not counted.
+What was dropped is made one rising count for each host and reason.  A host tells for each port how many
+packets its rules have dropped since they were put in.  They count from nought again whenever ovs-vswitchd
+starts, and vanish with their port; so what is added up here is the differences between two looks.  What a
+port dropped after the last look at it is lost, and what it had dropped before this daemon's first look at its
+host is not counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 REASONS = ("address", "mac", "arp", "nd", "tagged", "dhcp", "barred", "other")
@@ -18,6 +19,16 @@ _Counts = Mapping[str, int]
 
 def _nobody(host: str, reason: str, packets: int) -> None:
     """Nobody wants to know yet."""
+
+
+def remarks(hosts: Iterable[str], answers: Iterable[object]) -> list[str]:
+    """Which bridges are not secure and why, for an operator to read, from the hosts' reports."""
+    found = []
+    for host, answer in zip(hosts, answers, strict=True):
+        told = answer.get("isolation") if isinstance(answer, Mapping) else None
+        if told and (told.get("fail_mode") != "secure" or told.get("reason")):
+            found.append(f"the bridge of {host} is {told.get('fail_mode')}: {told.get('reason')}")
+    return found
 
 
 class GuardDrops:
