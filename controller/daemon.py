@@ -131,6 +131,7 @@ async def _build(settings: Settings, observe: bool, stack: AsyncExitStack) -> tu
     )
     await stack.enter_async_context(marathon)
     metrics = Metrics(CollectorRegistry(), version(), [sink.name for sink in policy], framer=IMPLEMENTATION)
+    hosts.drops.told = metrics.guards_dropped
     outside = Outside(clock, chance, marathon, policy, hosts.epoch, metrics, observe)
     engine = Engine(settings, records, outside)
     stack.push_async_callback(engine.close)

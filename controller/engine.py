@@ -30,6 +30,7 @@ from mooring.controller.queue import Priority, WorkQueue
 from mooring.controller.reconcile import Reconciler, Surroundings, is_member
 from mooring.controller.report import Report
 from mooring.controller.settings import Settings
+from mooring.controller.settings_reach import reach_of
 from mooring.controller.snapshot import Marathon
 from mooring.controller.stage import HELD
 from mooring.controller.view import View
@@ -181,6 +182,7 @@ class Engine:
 
     def _make_reconciler(self) -> Reconciler:
         zone = self.settings.dns.zone if self.settings.dns else None
+        reach = reach_of(self.settings.reach)
         seat_wait_s = self.settings.leases.seat_wait_s
         return Reconciler(
             view=self.view,
@@ -200,7 +202,7 @@ class Engine:
                 self.seats.objection,
             ),
             surroundings=Surroundings(
-                lambda address: wiring_at(self.records.book.pools, address), zone, self.addresses
+                lambda address: wiring_at(self.records.book.pools, address, reach), zone, self.addresses
             ),
             wake=self.queue.add,
             doubts=self.doubts,

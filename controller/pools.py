@@ -29,6 +29,7 @@ from mooring.ipam.errors import PoolUnknown
 from mooring.ipam.forecast import Trend
 from mooring.ipam.numbers import address_of
 from mooring.ipam.pools import Pool, Pools
+from mooring.ipam.reach import Reach
 from mooring.ipam.supernets import Supernet
 
 log = structlog.get_logger(__name__)
@@ -172,13 +173,14 @@ class Occupancy:
         )
 
 
-def wiring_at(pools: Pools, address: str | None) -> Wiring | None:
+def wiring_at(pools: Pools, address: str | None, reach: Reach) -> Wiring | None:
     """How a port with that address is wired: by the pool that has the address now, whatever its name."""
     pool = None if address is None else pools.of_text(address)
     if pool is None:
         return None
     gateway = None if pool.gateway is None else str(pool.gateway)
-    return Wiring(pool.network.prefixlen, gateway, pool.vlan, pool.mtu, pool.routes)
+    barred = reach.barred(pools, pool)
+    return Wiring(pool.network.prefixlen, gateway, pool.vlan, pool.mtu, pool.routes, barred)
 
 
 def supernets_of(settings: Settings) -> dict[str, Supernet]:

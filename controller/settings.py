@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from mooring.controller.settings_reach import REACH, ReachSettings
 from mooring.core.errors import ConfigRefused
 from mooring.core.specs import Route
 from mooring.handlers.plays import HELPER_DIR
@@ -110,7 +111,10 @@ class PoolSettings(Section):
     reserve: dict[str, str] = Field(
         default_factory=dict, description="Address = note; kept out of the pool by name."
     )
-    owners: tuple[str, ...] = Field((), description="App id prefixes that may use the pool; empty: all.")
+    owners: tuple[str, ...] = Field(
+        (),
+        description="App id prefixes that may use the pool; empty: all. See `reach` for what else follows.",
+    )
 
     @model_validator(mode="after")
     def _makes_sense(self) -> PoolSettings:
@@ -327,6 +331,7 @@ class Settings(Section):
     supernets: dict[str, SupernetSettings] = Field(
         default_factory=dict, description="Networks by name, from which pools are generated."
     )
+    reach: tuple[ReachSettings, ...] = Field((), description=REACH)
     leases: LeaseSettings = LeaseSettings()  # type: ignore[call-arg]
     ansible: AnsibleSettings
     dns: DnsSettings | None = Field(None, description="Without it, no names.")

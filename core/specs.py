@@ -32,6 +32,7 @@ class PortSpec(msgspec.Struct, frozen=True, tag="port"):
     vlan: int | None = None
     mtu: int | None = None
     lease_generation: int = 0
+    barred: tuple[str, ...] = ()  # networks in CIDR form that it may not reach
 
 
 class ProbeSpec(msgspec.Struct, frozen=True, tag="probe"):

@@ -47,6 +47,7 @@ from mooring.core.sink import (
 from mooring.core.specs import FilesSpec, PortSpec, ProbeSpec, Spec
 from mooring.handlers.ahead import Ahead
 from mooring.handlers.attendance import Attendance
+from mooring.handlers.guards import GuardDrops, remarks
 from mooring.handlers.wants import FILES, NETWORK, PROBE
 
 Operation = Mapping[str, Any]
@@ -73,6 +74,7 @@ class Hosts:
         self.fenced: dict[str, str] = {}  # hosts that an operator declared dead: why (see `fences`)
         self.attendance = Attendance(clock)
         self.ahead = Ahead(runner.prepare, self._is_silent, clock)
+        self.drops = GuardDrops()
         self._told: dict[str, Epoch] = {}
         self._sequence = itertools.count(1)
         self._runner = runner
@@ -89,6 +91,7 @@ class Hosts:
         With `fence` the host refuses older epochs than ours before it answers.
         """
         (answer,) = await self.do(host, [{"op": "observe", "id": host, "fence": fence}])
+        self.drops.take(host, answer)
         return answer
 
     async def close(self) -> None:
@@ -172,7 +175,10 @@ class _HostSink:
         ]
         if silent:
             raise Retryable("; ".join(silent))
-        return f"{len(self._inventory)} hosts answer: {', '.join(self._inventory)}"
+        told = [f"{len(self._inventory)} hosts answer: {', '.join(self._inventory)}"]
+        if self.name == NETWORK:
+            told += remarks(self._inventory, answers)
+        return "; ".join(told)
 
     async def _apply(self, change: Change) -> Outcome:
         operations = self._operations(change)
@@ -323,6 +329,7 @@ def port_marks(host: str, answer: Answer) -> list[PortSpec]:
             prefix=int(port["prefix"]),
             vlan=port.get("vlan") or None,
             lease_generation=int(port["generation"]),
+            barred=tuple(map(str, port.get("barred", ()))),
         )
         for port in answer.get("ports", [])
     ]
@@ -347,6 +354,8 @@ def _take_ports(host: str, answer: Answer, shown: dict[str, Spec], faults: dict[
             faults[key] = "the port leads to no container any more"
         elif not port.get("alive", True):  # its device may outlast it, where something holds its namespace
             faults[key] = "its container does not run any more"
+        elif not port.get("guarded", True):
+            faults[key] = "its guards are not in force"
 
 
 def newest_epoch(answer: Answer) -> Epoch:
@@ -391,6 +400,7 @@ def _attach(binding: BindingId, wanted: PortSpec, interface: str) -> Operation:
         "mtu": wanted.mtu,
         "generation": wanted.lease_generation,
         "interface": interface,
+        "barred": list(wanted.barred),
     }
 
 

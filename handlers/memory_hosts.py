@@ -81,6 +81,7 @@ class MemoryPort:
     epoch: int
     start: str
     vlan: int | None = None
+    barred: tuple[str, ...] = ()  # what it may not reach
     inside: tuple[object, ...] = ()  # gateway, routes and MTU, which a mark does not tell
 
 
@@ -256,6 +257,7 @@ class _Play:
             epoch=self._epoch,
             start=container.start,
             vlan=order.get("vlan"),
+            barred=tuple(order.get("barred") or ()),
             inside=(order.get("gateway"), routes, order.get("mtu")),
         )
 
@@ -300,6 +302,7 @@ class _Play:
         told = ("address", "prefix", "instance", "task", "app", "slot", "generation", "epoch", "vlan")
         alive = self._host.alive(port)
         return {"port": port.name, "container": port.start, "alive": alive, "device": alive,
+                "barred": list(port.barred),
                 **{key: getattr(port, key) for key in told}}  # fmt: skip
 
     # -- containers

@@ -34,7 +34,7 @@ from dataclasses import dataclass, replace
 from msgspec import structs
 
 from mooring.core.labels import Claim
-from mooring.core.model import App, AppId, Binding, Health, Instance, SinkName, State
+from mooring.core.model import App, AppId, Binding, Health, Instance, SinkName, SinkState, State
 from mooring.core.specs import (
     Endpoint,
     FileSpec,
@@ -74,6 +74,7 @@ class Wiring:
     vlan: int | None = None
     mtu: int | None = None
     routes: tuple[Route, ...] = ()
+    barred: tuple[str, ...] = ()  # networks that it may not reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +154,22 @@ def _open(binding: Binding, gate: SinkName, spec: Spec | None) -> bool:
     """Whether this gate lets traffic through: it shows what it shall.
 
     Files are a gate only until the first version is in the container; a later version may follow while
-    the instance serves.
+    the instance serves. So may other guards of its port, which change without touching the rest.
     """
     if gate == FILES and _has_files(binding):
         return True
     state = binding.sink(gate)
-    return state.applied == spec and not state.residue
+    return (state.applied == spec and not state.residue) or _only_guards_differ(state, spec)
+
+
+def _only_guards_differ(state: SinkState, wanted: Spec | None) -> bool:
+    """Whether all that may stand there is the wanted port, but for what it may not reach."""
+    if not isinstance(wanted, PortSpec) or state.applied in (None, wanted):
+        return False
+    return all(
+        isinstance(spec, PortSpec) and structs.replace(spec, barred=wanted.barred) == wanted
+        for spec in state.shown
+    )
 
 
 def _has_files(binding: Binding) -> bool:
@@ -187,6 +198,7 @@ def _port(facts: Facts, binding: Binding) -> Spec | None:
         vlan=facts.wiring.vlan,
         mtu=facts.wiring.mtu,
         lease_generation=facts.lease_generation,
+        barred=facts.wiring.barred,
     )
 
 

@@ -61,6 +61,7 @@ TSIG_KEY = "mooring-key"
 TSIG_ALGORITHM = "hmac-sha256"
 IMAGE = "mooring-lab/busybox"
 BRIDGE = "br-mooring"
+OWNER = "mooring"
 UPLINK = "uplink0"
 TOR = "tor"
 

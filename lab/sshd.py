@@ -100,6 +100,11 @@ def write_inventory(plan: LabPlan) -> None:
     plan.inventory.write_text("\n".join(lines))
 
 
+def name(agent: AgentPlan) -> str:
+    """What the sshd of a host is called among the parts."""
+    return f"sshd-{agent.hostname}"
+
+
 def part(plan: LabPlan, agent: AgentPlan) -> Part:
     """The sshd of one host; needs the machine room."""
     sshd = ["/usr/sbin/sshd", "-D", "-e", "-f", str(plan.ssh_dir / "sshd_config")]
@@ -108,7 +113,7 @@ def part(plan: LabPlan, agent: AgentPlan) -> Part:
     # Both namespaces are entered at once: inside the machine room /run/netns is out of sight.
     argv = [*enter_room(plan), f"--net=/run/netns/{agent.namespace}", *own]
     where = f"127.0.0.1:{agent.ssh_port}"
-    return Part(f"sshd-{agent.hostname}", argv, lambda: banner(plan, agent), where=where)
+    return Part(name(agent), argv, lambda: banner(plan, agent), where=where)
 
 
 async def banner(plan: LabPlan, agent: AgentPlan) -> None:

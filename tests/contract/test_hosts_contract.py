@@ -174,7 +174,9 @@ async def test_a_second_attach_changes_nothing(bench: Bench) -> None:
     assert (*verdict(again), again["port"]) == ("done", False, port)
 
 
-@pytest.mark.parametrize("change", [{"vlan": 100}, {"generation": 2}, {"routes": []}])
+@pytest.mark.parametrize(
+    "change", [{"vlan": 100}, {"generation": 2}, {"routes": []}, {"barred": ["10.9.0.0/24", "fd09::/64"]}]
+)
 async def test_what_differs_is_changed_in_place(bench: Bench, change: Mapping[str, Any]) -> None:
     asked, port = await attached(bench)
     [answer] = await bench.do({**asked, **change})
@@ -183,12 +185,13 @@ async def test_what_differs_is_changed_in_place(bench: Bench, change: Mapping[st
 
 
 async def test_marks_tell_the_port_again(bench: Bench) -> None:
-    asked, _ = await attached(bench, vlan=7)
+    asked, _ = await attached(bench, vlan=7, barred=["10.9.0.0/24", "fd09::/64"])
     [report] = await bench.do({"op": "observe", "id": "o"})
     [spec] = [spec for spec in port_marks(HOST, report) if spec.address == asked["address"]]
     assert (spec.task, spec.app, spec.slot, spec.instance, spec.prefix, spec.vlan, spec.lease_generation) == (
         asked["task_id"], asked["app"], asked["slot"], asked["instance"], 22, 7, 1,
     )  # fmt: skip
+    assert spec.barred == ("10.9.0.0/24", "fd09::/64")
 
 
 async def test_an_absent_container_is_waited_for(bench: Bench) -> None:

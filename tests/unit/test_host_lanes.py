@@ -88,6 +88,8 @@ class Tells:
         ({"connected": True, "alive": True}, None),
         ({"connected": False, "alive": False}, "the port leads to no container any more"),
         ({"connected": True, "alive": False}, "its container does not run any more"),
+        ({"connected": True, "alive": True, "guarded": True}, None),
+        ({"connected": True, "alive": True, "guarded": False}, "its guards are not in force"),
     ],
 )
 async def test_a_port_of_a_dead_container_is_at_fault_even_if_its_device_outlives_it(

@@ -119,6 +119,27 @@ def test_no_traffic_before_the_port_is_confirmed() -> None:
     assert member_state(specs(facts(), binding())[HAPROXY]) == "declared"
 
 
+def test_other_guards_do_not_take_a_serving_instance_out() -> None:
+    serving = settled(facts(), binding())
+    other = facts(wiring=Wiring(24, "10.0.0.1", 100, barred=("10.9.0.0/24",)))
+    wants = specs(other, serving)
+    assert wants[NETWORK] != serving.sink(NETWORK).applied
+    assert member_state(wants[HAPROXY]) == "up"
+    again = facts(wiring=Wiring(24, "10.0.0.1", 100, barred=("10.8.0.0/24",)))
+    unanswered = serving.with_sink(NETWORK, serving.sink(NETWORK).want(wants[NETWORK]))
+    assert member_state(specs(again, unanswered)[HAPROXY]) == "up"
+
+
+def test_another_port_does_and_so_does_a_doubt() -> None:
+    serving = settled(facts(), binding())
+    other = facts(wiring=Wiring(24, "10.0.0.1", 7, barred=("10.9.0.0/24",)))
+    assert member_state(specs(other, serving)[HAPROXY]) == "declared"
+    doubtful = serving.with_sink(NETWORK, serving.sink(NETWORK).doubted())
+    assert member_state(specs(facts(), doubtful)[HAPROXY]) == "declared"
+    assert member_state(specs(facts(wiring=Wiring(24, "10.0.0.1", 100, barred=("10.9.0.0/24",))),
+                              binding())[HAPROXY]) == "declared"  # fmt: skip
+
+
 def test_an_unchecked_app_serves_once_its_probe_was_answered() -> None:
     unchecked = facts(health=Health.UNKNOWN, checked=False)
     before = settled(unchecked, binding())

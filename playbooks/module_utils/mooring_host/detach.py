@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from .errors import Retry
 from .host import APPLY_TIMEOUT_S, FAILURES, Host, Result, failure
+from .isolation import isolate
 from .netlink import Link
 from .orders import Detach
 from .ovsdb import OvsdbRejected, OvsdbStale
@@ -74,6 +75,7 @@ def _attempt(host: Host, orders: list[Detach]) -> list[Result]:
             for port in job.removal.remove:
                 transaction.remove(port)
         _remove(host, transaction, {name for job in jobs for name in job.devices})
+        isolate(host, secure=False)  # the rules go after the port: a port of ours without them is silent
         left = _left(host, jobs)
         planned = [_confirm(job, left) if isinstance(job, Job) else job for job in planned]
     return [job.result if isinstance(job, Job) else job for job in planned]

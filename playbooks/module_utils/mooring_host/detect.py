@@ -5,7 +5,9 @@
        (RFC 5227), for IPv6 a neighbour solicitation from `::` (RFC 4862)
     3. whatever names an address as its sender's within the window is an answer; a probe by somebody else
        for the same address means that both would take it
-    4. the probe ports go; what a call that was cut off left of its own goes with the next
+    4. the probe ports go when the attach has ended (`remove_probes`), what a call that was cut off left of
+       its own with the next: the datapath gives the place of a port that goes to the next one that comes, and
+       what the probes sent would be counted there as if that one had sent it
 
 A probe has no sender address, so it changes nobody's neighbour table.  It finds what answers within the
 window across the switch as it forwards now; it cannot find a machine that is off, or one behind a tunnel that
@@ -27,7 +29,9 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from .errors import Retry
+from .guards import FIRST_NUMBER
 from .host import APPLY_TIMEOUT_S, FAILURES, Host, Result, failure
+from .isolation import isolate
 from .links import mac_for, silence_host_end
 from .netlink import Address, mac_bytes
 from .orders import Attach, Detect
@@ -39,6 +43,7 @@ PAUSES_END_S = (0.06, 0.12, 0.2)  # a probe, then listening until that moment; t
 ATTEMPTS = 4
 ETH_P_ALL = 0x0003
 PACKET_OUTGOING = 4
+_PROBE_NUMBERS = 0x1000
 UNTAGGED = 0  # an access port of VLAN 0 hears what has no tag; a port without a tag would hear every VLAN
 
 
@@ -64,7 +69,8 @@ def probe_wire(host: Host, questions: Collection[Question]) -> dict[Question, Si
     if not questions:
         return sightings
     with contextlib.ExitStack() as stack:
-        names = stack.enter_context(_probe_ports(host, {question.vlan for question in questions}))
+        names = _probe_ports(host, {question.vlan for question in questions})
+        isolate(host)  # a bridge that forwards nothing for want of rules would let every address look free
         ears = [
             stack.enter_context(_Ear(host, name, [one for one in questions if one.vlan == vlan]))
             for vlan, name in names.items()
@@ -80,6 +86,8 @@ def detect(host: Host, orders: list[Detect]) -> list[Result]:
         sightings = probe_wire(host, set(questions)) if not host.settings.check else {}
     except FAILURES as error:
         return [failure(order.id, error) for order in orders]
+    finally:
+        remove_probes(host)
     return [
         Result(order.id, "done", details=_told(order, sightings.get(question, Sighting())))
         for order, question in zip(orders, questions)  # noqa: B905 (strict= needs Python 3.10)
@@ -119,17 +127,17 @@ def _conflict(order: Attach, strangers: list[str], ours: list[Port]) -> Result:
     return Result(order.id, "conflict", reason, details=details)
 
 
-@contextlib.contextmanager
-def _probe_ports(host: Host, vlans: Iterable[int | None]) -> Iterator[dict[int | None, str]]:
-    """A port in each VLAN for the time of the body: names by VLAN."""
+def remove_probes(host: Host) -> None:
+    """Remove all probe ports of ours; what cannot be removed now goes with the next call that probes."""
+    with contextlib.suppress(*FAILURES):
+        _change_ports(host, {})
+
+
+def _probe_ports(host: Host, vlans: Iterable[int | None]) -> dict[int | None, str]:
+    """Make a port in each VLAN; returns their names."""
     names = {vlan: f"mp{secrets.token_hex(7)[:13]}" for vlan in vlans}
     _change_ports(host, names)
-    try:
-        yield names
-    finally:
-        # What cannot be removed now goes with the next call that probes.
-        with contextlib.suppress(*FAILURES):
-            _change_ports(host, {})
+    return names
 
 
 def _change_ports(host: Host, names: dict[int | None, str]) -> None:
@@ -142,7 +150,9 @@ def _change_ports(host: Host, names: dict[int | None, str]) -> None:
         for vlan, name in names.items():
             tag = UNTAGGED if vlan is None else vlan
             marks = {"probe": host.settings.owner}
-            transaction.add(name, tag, marks, type="internal", mac=_probe_mac(switch))
+            transaction.add(
+                name, tag, marks, type="internal", mac=_probe_mac(switch), ofport_request=_number()
+            )
         if transaction.empty:
             return
         try:
@@ -153,6 +163,11 @@ def _change_ports(host: Host, names: dict[int | None, str]) -> None:
             raise Retry(f"ovs-vswitchd did not make a port to probe from within {APPLY_TIMEOUT_S:g} s")
         return
     raise Retry("the switch keeps changing while a port to probe from is being added or removed")
+
+
+def _number() -> int:
+    """Below the range of our ports, and not the switch's next, which would reach that range in time."""
+    return FIRST_NUMBER - 1 - secrets.randbelow(_PROBE_NUMBERS)
 
 
 def _probe_mac(switch: Switch) -> str:

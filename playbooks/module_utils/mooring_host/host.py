@@ -13,6 +13,7 @@ from typing import Any
 from .containers import Engine
 from .errors import OperationError, Retry
 from .netlink import Link, Netlink
+from .openflow import OpenFlow
 from .ovsdb import Ovsdb, OvsdbRejected, OvsdbUnreachable
 from .switch import Port, Switch, Transaction, read_switch
 
@@ -89,6 +90,11 @@ class Host:
         if self._netlink is None:
             self._netlink = Netlink()
         return self._netlink
+
+    @property
+    def openflow(self) -> OpenFlow:
+        """The rules of the bridge."""
+        return OpenFlow(self.settings.database, self.settings.bridge)
 
     def switch(self) -> Switch:
         """Read the bridge and our ports."""

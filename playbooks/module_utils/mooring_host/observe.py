@@ -2,7 +2,8 @@
 
 Nothing is changed, with one exception on request: `fence` raises the bridge's epoch to the caller's first, so
 that what is reported cannot be changed any more by a daemon that the caller has replaced, and leaves the
-call's number, so that it cannot by an earlier call of the caller either.
+call's number, so that it cannot by an earlier call of the caller either; and brings the rules of the bridge
+into line (see `isolation`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import contextlib
 from typing import Any
 
 from .errors import Retry
-from .host import Host, Result
+from .host import FAILURES, Host, Result
+from .isolation import Isolation, inspect, isolate
 from .netlink import Link
 from .orders import Observe
 from .ovsdb import OvsdbStale
@@ -25,17 +27,36 @@ ATTEMPTS = 4
 def observe(host: Host, order: Observe) -> Result:
     """Report our ports, devices without a port, and the epochs that the bridge and our files have seen."""
     raised = order.fence and _raise_fence(host)
+    isolation, problem = _isolation(host, mend=order.fence and not host.settings.check)
     switch, devices = host.switch(), host.devices()
     alive = host.alive(switch, devices)
-    ports = [_describe(port, devices, alive) for port in switch.ports.values()]
+    ports = [
+        {**_describe(port, devices, alive), **_guards(port, isolation)} for port in switch.ports.values()
+    ]
     details = {
         "bridge": switch.bridge,
         "bridge_epoch": switch.epoch,
         "files_epoch": Tellings(host.settings.state_dir, host.settings.owner).newest_epoch(),
         "ports": sorted(ports, key=lambda port: str(port["port"])),
         "orphans": _orphans(switch, devices, host.settings.owner),
+        "isolation": {"fail_mode": isolation.fail_mode, "reason": problem or isolation.reason},
     }
-    return Result(order.id, "done", changed=raised, details=details)
+    return Result(order.id, "done", changed=raised or isolation.mended, details=details)
+
+
+def _isolation(host: Host, *, mend: bool) -> tuple[Isolation, str]:
+    """How the guards stand, and why that is not known: what carries our mark is reported all the same."""
+    try:
+        return (isolate(host) if mend else inspect(host)), ""
+    except FAILURES as error:
+        return Isolation(fail_mode="unknown"), str(error)
+
+
+def _guards(port: Port, isolation: Isolation) -> dict[str, Any]:
+    """Of a port without a device nothing is said, nor where the rules could not be read."""
+    if isolation.fail_mode == "unknown":
+        return {}
+    return {"guarded": port.name in isolation.guarded, "dropped": isolation.dropped.get(port.name, {})}
 
 
 def _raise_fence(host: Host) -> bool:
@@ -66,6 +87,7 @@ def _describe(port: Port, devices: dict[str, Link], alive: set[str]) -> dict[str
         "interface": marks.get("interface", ""),
         "container": marks.get("container", ""),
         "vlan": port.tag,
+        "barred": marks.get("barred", "").split(),
         "device": port.name in devices,
         "connected": port.connected and port.name in devices,
         "alive": port.name in alive,

@@ -14,10 +14,11 @@ from typing import Any, Union
 
 from .errors import Refused
 from .links import routes_for
-from .netlink import Address, Route
+from .netlink import Address, Network, Route
 
 MAX_CONTENT_BYTES = 1 << 20
 MAX_TEXT = 1024
+MAX_BARRED = 1024
 _INTERFACE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,14}")
 _SIGNAL = re.compile(r"(SIG)?[A-Z][A-Z0-9]{1,9}")
 _MODE = re.compile(r"0?[0-7]{3}")
@@ -41,6 +42,7 @@ class Attach:
     interface: str
     sequence: int
     detect: bool  # whether to make sure first that nobody else has the address
+    barred: tuple[Network, ...] = ()  # what it may not reach, in order
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ def _attach(order: Mapping[str, Any]) -> Attach:
         interface=_matching(order, "interface", _INTERFACE, "eth0"),
         sequence=_sequence(order),
         detect=bool(order.get("detect", False)),
+        barred=_networks(order, "barred"),
     )
 
 
@@ -245,6 +248,20 @@ def _address(order: Mapping[str, Any], key: str) -> Address:
         return ipaddress.ip_address(_text(order, key))
     except ValueError as error:
         raise _refusal(order, key, "is not an IP address") from error
+
+
+def _networks(order: Mapping[str, Any], key: str) -> tuple[Network, ...]:
+    """Networks in one order, whatever the caller's: IPv4 first, by address."""
+    texts = order.get(key) or []
+    if not isinstance(texts, (list, tuple)) or len(texts) > MAX_BARRED:
+        raise _refusal(order, key, f"must be a list of at most {MAX_BARRED} networks in CIDR form")
+    try:
+        networks = {ipaddress.ip_network(text) for text in texts if isinstance(text, str)}
+    except ValueError as error:
+        raise Refused(f"{order.get('op')}: {key}: {error}; give networks in CIDR form") from error
+    if not all(isinstance(text, str) for text in texts):
+        raise _refusal(order, key, "must hold networks in CIDR form, as text")
+    return tuple(sorted(networks, key=lambda one: (one.version, int(one.network_address), one.prefixlen)))
 
 
 def _routes(order: Mapping[str, Any], version: int) -> frozenset[Route]:

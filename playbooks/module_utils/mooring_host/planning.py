@@ -27,7 +27,9 @@ from collections.abc import Container as Collection
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from .errors import Stale
+from .errors import Retry, Stale
+from .guards import FIRST_NUMBER, LAST_NUMBER
+from .links import mac_for
 from .orders import Attach, Detach
 from .switch import Port, Switch
 
@@ -54,13 +56,16 @@ class Plan:
 
 
 def marks_for(order: Attach, owner: str, epoch: int, incarnation: str) -> dict[str, str]:
-    """The marks a port carries; enough to rebuild the daemon's store from the hosts alone."""
-    return {
+    """The marks a port carries; enough to rebuild the daemon's store and the port's guards from the host."""
+    marks = {
         "owner": owner, "app": order.app, "slot": order.slot, "instance": order.instance,
         "task": order.task_id, "address": str(order.address), "prefix": str(order.prefix),
         "generation": str(order.generation), "epoch": str(epoch),
-        "interface": order.interface, "container": incarnation,
+        "interface": order.interface, "container": incarnation, "mac": mac_for(order.address),
     }  # fmt: skip
+    if order.barred:
+        marks["barred"] = " ".join(map(str, order.barred))
+    return marks
 
 
 def port_name(owner: str, incarnation: str, interface: str, taken: Collection[str]) -> str:
@@ -72,6 +77,17 @@ def port_name(owner: str, incarnation: str, interface: str, taken: Collection[st
         if name not in taken:
             return name
         count += 1
+
+
+def port_number(name: str, taken: Collection[object]) -> int:
+    """The OpenFlow number to ask for: one of our range, by which the switch knows the port for ours."""
+    size = LAST_NUMBER - FIRST_NUMBER + 1
+    place = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16)
+    for step in range(size):
+        number = FIRST_NUMBER + (place + step) % size
+        if number not in taken:
+            return number
+    raise Retry(f"all {size} port numbers of ours are taken on this bridge")
 
 
 def device_alias(owner: str, instance: str, address: object) -> str:

@@ -159,7 +159,7 @@ class Transaction:
         """Remove a port; its rows vanish with the bridge's last reference to them."""
         self._removed.add(port.uuid)
 
-    def add(self, name: str, tag: int | None, marks: dict[str, str], **device_columns: str) -> None:
+    def add(self, name: str, tag: int | None, marks: dict[str, str], **device_columns: str | int) -> None:
         """Add a port with one interface of the same name; `device_columns` go into the interface's record."""
         ids = _external_ids(marks)
         index = len(self._added)

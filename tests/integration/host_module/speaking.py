@@ -1,0 +1,109 @@
+"""Frames, said and heard on the wires of a test host: by its containers as root, and by strangers."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import itertools
+import socket
+import struct
+from collections.abc import Iterator
+
+from mooring.playbooks.module_utils.mooring_host.namespaces import NetworkNamespace
+
+from .rig import HostRig, until
+
+ETH_P_ALL = 0x0003
+ARP, IP, IPV6, VLAN = 0x0806, 0x0800, 0x86DD, 0x8100
+BROADCAST = "ff:ff:ff:ff:ff:ff"
+_numbers = itertools.count(1)
+
+
+def mac(text: str) -> bytes:
+    return bytes.fromhex(text.replace(":", ""))
+
+
+def packed(address: str) -> bytes:
+    return ipaddress.ip_address(address).packed
+
+
+def ethernet(source: str, kind: int, payload: bytes, to: str = BROADCAST, vlan: int | None = None) -> bytes:
+    tag = b"" if vlan is None else struct.pack("!HH", VLAN, vlan)
+    return mac(to) + mac(source) + tag + struct.pack("!H", kind) + payload
+
+
+def arp(sha: str, spa: str, tpa: str, *, reply: bool = False) -> bytes:
+    header = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 2 if reply else 1)
+    return header + mac(sha) + packed(spa) + b"\0" * 6 + packed(tpa)
+
+
+def udp(source: int, target: int) -> bytes:
+    return struct.pack("!HHHH", source, target, 8, 0)
+
+
+def ipv4(source: str, target: str, payload: bytes, protocol: int = 17) -> bytes:
+    length = 20 + len(payload)
+    return struct.pack("!BBHHHBBH", 0x45, 0, length, 0, 0, 64, protocol, 0) + packed(source) + packed(
+        target
+    ) + payload  # fmt: skip
+
+
+def ipv6(source: str, target: str, payload: bytes, protocol: int = 17) -> bytes:
+    header = struct.pack("!IHBB", 6 << 28, len(payload), protocol, 255)
+    return header + packed(source) + packed(target) + payload
+
+
+def icmpv6(kind: int, target: str, link_layer: str = "", option: int = 2) -> bytes:
+    """A solicitation (135), an advertisement (136) or whatever has the same form."""
+    tail = bytes((option, 1)) + mac(link_layer) if link_layer else b""
+    return struct.pack("!BBHI", kind, 0, 0, 0x20000000 if kind == 136 else 0) + packed(target) + tail
+
+
+class Wire:
+    """The end of a wire inside a network namespace."""
+
+    def __init__(self, path: str, device: str) -> None:
+        self._namespace = NetworkNamespace(path)
+        with self._namespace.entered():
+            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+        self._socket.bind((device, ETH_P_ALL))
+        self._socket.setblocking(False)
+        self._heard: list[bytes] = []
+
+    def close(self) -> None:
+        self._socket.close()
+        self._namespace.close()
+
+    def say(self, frame: bytes) -> bytes:
+        """Send it with something behind it by which it is known; returns that."""
+        sign = b"sign" + struct.pack("!I", next(_numbers))
+        self._socket.send(frame.ljust(60, b"\0") + sign)
+        return sign
+
+    def heard(self, sign: bytes) -> bool:
+        """Whether a frame with that sign has arrived."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._heard.append(self._socket.recv(2048))
+        return any(sign in frame for frame in self._heard)
+
+
+def inside(rig: HostRig, container: str) -> str:
+    """The path of a container's network namespace."""
+    return f"/proc/{rig.docker('inspect', '-f', '{{.State.Pid}}', container)}/ns/net"
+
+
+@contextlib.contextmanager
+def wires(*ends: tuple[str, str]) -> Iterator[list[Wire]]:
+    """One for each (namespace, device)."""
+    with contextlib.ExitStack() as stack:
+        made = [Wire(*end) for end in ends]
+        for wire in made:
+            stack.callback(wire.close)
+        yield made
+
+
+def arrives(sign: bytes, *listeners: Wire) -> None:
+    """Wait until everybody has heard it."""
+    for listener in listeners:
+        until(lambda listener=listener: listener.heard(sign), "a frame to arrive")  # type: ignore[misc]
