@@ -303,6 +303,8 @@ def port_marks(host: str, answer: Answer) -> list[PortSpec]:
             prefix=int(port["prefix"]),
             vlan=port.get("vlan") or None,
             lease_generation=int(port["generation"]),
+            address6=port.get("address6") or None,
+            prefix6=port.get("prefix6") or None,
         )
         for port in answer.get("ports", [])
     ]
@@ -315,7 +317,7 @@ def port_key(spec: PortSpec) -> str:
 
 def as_marked(spec: PortSpec) -> PortSpec:
     """The part of a spec that a port's mark tells."""
-    return structs.replace(spec, gateway=None, routes=(), mtu=None, vlan=spec.vlan or None)
+    return structs.replace(spec, gateway=None, gateway6=None, routes=(), mtu=None, vlan=spec.vlan or None)
 
 
 def _take_ports(host: str, answer: Answer, shown: dict[str, Spec], faults: dict[str, str]) -> None:
@@ -337,11 +339,11 @@ def newest_epoch(answer: Answer) -> Epoch:
 
 
 def _stands(wanted: PortSpec, certain: Spec | None) -> bool:
-    """Whether the instance is known to have the address on that host, whatever else differs."""
+    """Whether the instance is known to have its addresses on that host, whatever else differs."""
     if not isinstance(certain, PortSpec):
         return False
-    seat = (wanted.host, wanted.address, wanted.instance)
-    return (certain.host, certain.address, certain.instance) == seat
+    seat = (wanted.host, wanted.address, wanted.address6, wanted.instance)
+    return (certain.host, certain.address, certain.address6, certain.instance) == seat
 
 
 def detach_of(port: PortSpec, binding: BindingId) -> Operation:
@@ -371,6 +373,9 @@ def _attach(binding: BindingId, wanted: PortSpec, interface: str) -> Operation:
         "mtu": wanted.mtu,
         "generation": wanted.lease_generation,
         "interface": interface,
+        "address6": wanted.address6,
+        "prefix6": wanted.prefix6,
+        "gateway6": wanted.gateway6,
     }
 
 
@@ -379,7 +384,8 @@ def _outcome(operation: Operation, answer: Answer, all_of_change: Sequence[Opera
     if status == "retry":
         return RetryAfter(reason)
     if status == "conflict":
-        return Conflict(reason, str(operation.get("address")), tuple(map(str, answer.get("answered_by", ()))))
+        told = (answer.get("answered_by", ()), answer.get("answered_on", ()))
+        return Conflict(reason, str(operation.get("address")), *(tuple(map(str, one)) for one in told))
     if status != "done":
         return NotPossible(reason)
     for port in answer.get("spared", ()):

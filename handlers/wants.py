@@ -9,7 +9,7 @@ gives equal specs, and equal specs mean there is nothing to do.
     ────────────   ───────   ───────────────   ────────   ────   ─────────
     network        port      port              port       -      -
     probe          probe*    probe*            -          -      -
-    names          A, PTR    A, PTR            A, PTR     A, PTR -
+    names          A, PTR    A, PTR            A, PTR     A, PTR -          (and AAAA, PTR in a paired pool)
     ledger, hook   live      live              down       down   -
     files          files     files             as it was  -      -
     haproxy, nginx up        declared          drain      decl.  -
@@ -66,14 +66,24 @@ INVENTORIES = (LEDGER, WEBHOOK)
 
 
 @dataclass(frozen=True, slots=True)
+class Second:
+    """The IPv6 address that goes with an IPv4 address, in a pool that is paired."""
+
+    address: str
+    prefix: int
+    gateway: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Wiring:
-    """What a pool says about the ports in it."""
+    """What a pool says about a port in it."""
 
     prefix: int
     gateway: str | None = None
     vlan: int | None = None
     mtu: int | None = None
     routes: tuple[Route, ...] = ()
+    second: Second | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +184,7 @@ def _port(facts: Facts, binding: Binding) -> Spec | None:
         # Its pool is no longer configured. That is no reason to pull a live container off the network.
         return binding.sink(NETWORK).wanted
     assert binding.slot is not None
-    return PortSpec(
+    port = PortSpec(
         host=binding.host,
         task=binding.task,
         app=binding.app,
@@ -188,6 +198,20 @@ def _port(facts: Facts, binding: Binding) -> Spec | None:
         mtu=facts.wiring.mtu,
         lease_generation=facts.lease_generation,
     )
+    second = facts.wiring.second
+    if second is None:
+        return port
+    return structs.replace(port, address6=second.address, prefix6=second.prefix, gateway6=second.gateway)
+
+
+def _address6(facts: Facts, binding: Binding) -> str | None:
+    """The IPv6 address beside the binding's own, if there is one."""
+    if binding.address is None:
+        return None
+    if facts.wiring is not None:
+        return facts.wiring.second.address if facts.wiring.second else None
+    earlier = binding.sink(NETWORK).wanted  # as in `_port`
+    return earlier.address6 if isinstance(earlier, PortSpec) else None
 
 
 def _probe(facts: Facts, binding: Binding) -> ProbeSpec | None:
@@ -213,7 +237,7 @@ def _seat_name(facts: Facts, binding: Binding) -> NameSpec | None:
         earlier = binding.sink(NAMES).wanted
         return earlier if isinstance(earlier, NameSpec) and earlier.address == binding.address else None
     name = seat_name(_named(facts.claim), binding.slot, facts.zone)
-    return NameSpec(name, binding.address, facts.claim.ttl)
+    return NameSpec(name, binding.address, facts.claim.ttl, _address6(facts, binding))
 
 
 def _shared_name(facts: Facts, binding: Binding) -> SharedNameSpec | None:
@@ -221,8 +245,11 @@ def _shared_name(facts: Facts, binding: Binding) -> SharedNameSpec | None:
         return None
     if facts.claim is None:
         seat = _seat_name(facts, binding)  # the app's name is the rest of the seat's
-        return SharedNameSpec(seat.name.partition(".")[2], seat.address, seat.ttl) if seat else None
-    return SharedNameSpec(app_name(_named(facts.claim), facts.zone), binding.address, facts.claim.ttl)
+        if seat is None:
+            return None
+        return SharedNameSpec(seat.name.partition(".")[2], seat.address, seat.ttl, seat.address6)
+    name = app_name(_named(facts.claim), facts.zone)
+    return SharedNameSpec(name, binding.address, facts.claim.ttl, _address6(facts, binding))
 
 
 def _named(claim: Claim) -> AppId:
@@ -245,6 +272,7 @@ def _item(facts: Facts, binding: Binding) -> ItemSpec:
         address=binding.address,
         slot=binding.slot,
         pool=binding.pool,
+        address6=_address6(facts, binding),
     )
 
 
@@ -354,4 +382,5 @@ def member_of(facts: Facts, binding: Binding) -> Member:
         ports=ports,
         name=seat.name if seat else None,
         host=binding.host,
+        address6=_address6(facts, binding),
     )

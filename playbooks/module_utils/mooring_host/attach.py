@@ -22,7 +22,7 @@ from functools import partial
 
 from .announce import Announcement, announce_later
 from .containers import Container
-from .detect import Question, judge, probe_wire
+from .detect import judge, probe_wire, questions_of
 from .errors import Refused, Retry
 from .host import APPLY_TIMEOUT_S, FAILURES, Host, Result, failure
 from .links import ContainerLinks, Interface, View, differences, mac_for, silence_host_end
@@ -30,7 +30,7 @@ from .namespaces import NetworkNamespace
 from .netlink import Link
 from .orders import Attach
 from .ovsdb import OvsdbRejected, OvsdbStale
-from .planning import Plan, alias_prefix, device_alias, marks_for, plan_attach, same_seat
+from .planning import Plan, addresses_of, alias_prefix, device_alias, marks_for, plan_attach, same_seat
 from .switch import Switch
 
 ATTEMPTS = 4
@@ -82,7 +82,8 @@ def _ended(job: Job) -> Result:
 def _resolve(host: Host, order: Attach, seats: set[object]) -> Job | Result:
     """Step 1; a second order for the same address or the same interface of a task is refused."""
     try:
-        for seat in (order.address, (order.task_id, order.interface)):
+        asked = [*(address for address, _ in order.addresses), (order.task_id, order.interface)]
+        for seat in asked:
             if seat in seats:
                 raise Refused(f"another attach of the same call already takes {seat}")
         container = host.engine.find(order.task_id)
@@ -94,7 +95,7 @@ def _resolve(host: Host, order: Attach, seats: set[object]) -> Job | Result:
             raise
     except FAILURES as error:
         return failure(order.id, error)
-    seats.update((order.address, (order.task_id, order.interface)))
+    seats.update(asked)
     return Job(order, container, namespace, inside)
 
 
@@ -122,21 +123,23 @@ def _detect(host: Host, jobs: list[Job]) -> None:
         switch = host.switch()
         devices = host.devices()
         asking = [job for job in asking if not _is_there(host, switch, devices, job)]
-        questions = {Question(job.order.address, job.order.vlan) for job in asking}
-        sightings = probe_wire(host, questions)
+        sightings = probe_wire(host, {one for job in asking for one in questions_of(job.order)})
     except FAILURES as error:
         _fail_all(asking, error)
         return
     for job in asking:
-        sighting = sightings[Question(job.order.address, job.order.vlan)]
-        job.result = judge(job.order, sighting, switch)
+        job.result = judge(job.order, sightings, switch)
 
 
 def _is_there(host: Host, switch: Switch, devices: dict[str, Link], job: Job) -> bool:
     """Whether an earlier attach of the same order made the port, and only its answer was lost."""
     marks = marks_for(job.order, host.settings.owner, host.settings.epoch, job.container.incarnation)
     return any(
-        same_seat(port, marks) and port.connected and port.name in devices for port in switch.ports.values()
+        same_seat(port, marks)
+        and addresses_of(port.marks) == addresses_of(marks)
+        and port.connected
+        and port.name in devices
+        for port in switch.ports.values()
     )
 
 
@@ -192,8 +195,7 @@ def _plan(host: Host, switch: Switch, devices: dict[str, Link], job: Job) -> Non
     switch.check_epoch(settings.epoch, settings.sequence)
     job.wanted = Interface(
         name=order.interface,
-        address=order.address,
-        prefix=order.prefix,
+        addresses=order.addresses,
         mac=mac_for(order.address),
         mtu=order.mtu,
         routes=order.routes,
@@ -201,7 +203,7 @@ def _plan(host: Host, switch: Switch, devices: dict[str, Link], job: Job) -> Non
         offload=not switch.userspace,
         alias=device_alias(settings.owner, order.instance, order.address),
     )
-    job.view = job.inside.view(order.interface, order.address.version)
+    job.view = job.inside.view(order.interface, job.wanted.families)
     _check_interface(job.view, job.wanted, settings.owner)
     marks = marks_for(order, settings.owner, settings.epoch, job.container.incarnation)
     peer = _peer(job.view, devices)
@@ -289,7 +291,7 @@ def _after_commit(host: Host, jobs: list[Job], wanted: int) -> None:
     _each(jobs, partial(_check_port, switch))
     _each(jobs, _configure)
     created = [job for job in jobs if job.linked]
-    announce_later([_announcement(job) for job in created if _ended(job).status == "done"])
+    announce_later([one for job in created if _ended(job).status == "done" for one in _announcements(job)])
     _clean_up(host, [job for job in created if _ended(job).status != "done"])
 
 
@@ -309,12 +311,12 @@ def _configure(job: Job) -> None:
     if job.idle:
         _finish(job)
         return
-    version = job.wanted.address.version
-    view = job.inside.view(job.wanted.name, version)
+    families = job.wanted.families
+    view = job.inside.view(job.wanted.name, families)
     if view is None:
         raise Retry("the container stopped while it was being attached")
     job.inside.configure(view, job.wanted)
-    view = job.inside.view(job.wanted.name, version)
+    view = job.inside.view(job.wanted.name, families)
     left = differences(view, job.wanted) if view is not None else ["everything: the interface vanished"]
     if left:
         raise Retry(f"the interface still differs after it was configured: {', '.join(left)}")
@@ -329,15 +331,17 @@ def _finish(job: Job) -> None:
         "port": port,
         "mac": job.wanted.mac,
         "address": str(job.order.address),
+        "address6": job.order.address6 and str(job.order.address6),
         "container": job.container.incarnation,
         "removed": sorted(port.name for port in job.plan.supersede),
     }
     job.result = Result(job.order.id, "done", changed=not job.idle, details=details)
 
 
-def _announcement(job: Job) -> Announcement:
+def _announcements(job: Job) -> list[Announcement]:
     assert job.wanted is not None
-    return Announcement(job.namespace.descriptor, job.wanted.name, job.wanted.mac, job.wanted.address)
+    name, mac = job.wanted.name, job.wanted.mac
+    return [Announcement(job.namespace.descriptor, name, mac, one) for one, _ in job.wanted.addresses]
 
 
 def _clean_up(host: Host, failed: list[Job]) -> None:
