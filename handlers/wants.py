@@ -163,12 +163,19 @@ def _open(binding: Binding, gate: SinkName, spec: Spec | None) -> bool:
     """Whether this gate lets traffic through: it shows what it shall.
 
     Files are a gate only until the first version is in the container; a later version may follow while
-    the instance serves.
+    the instance serves.  So may a second address.
     """
     if gate == FILES and _has_files(binding):
         return True
     state = binding.sink(gate)
-    return state.applied == spec and not state.residue
+    return _first_of(state.applied) == _first_of(spec) and not state.residue
+
+
+def _first_of(spec: Spec | None) -> Spec | None:
+    """A port as far as its leased address goes; whatever is no port as it is."""
+    if not isinstance(spec, PortSpec):
+        return spec
+    return structs.replace(spec, address6=None, prefix6=None, gateway6=None)
 
 
 def _has_files(binding: Binding) -> bool:

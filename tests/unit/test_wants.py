@@ -274,6 +274,17 @@ def test_a_paired_pool_shows_both_addresses_wherever_one_is_told() -> None:
     assert [end.address for end in haproxy.endpoints] == ["10.0.0.5"], "balancers use IPv4"
 
 
+def test_who_serves_goes_on_while_the_second_address_comes_and_goes() -> None:
+    single, both = facts(), facts(wiring=PAIRED)
+    for before, now in ((single, both), (both, single)):
+        after = specs(now, settled(before, binding()))
+        assert after[NETWORK] != settled(before, binding()).sink(NETWORK).applied
+        assert member_state(after[HAPROXY]) == "up"
+        assert after[APP_NAMES] is not None
+    other_vlan = facts(wiring=replace(PAIRED, vlan=101))
+    assert member_state(specs(other_vlan, settled(both, binding()))[HAPROXY]) == "declared"
+
+
 def test_both_addresses_stay_while_the_pool_is_not_configured() -> None:
     before = settled(facts(wiring=PAIRED), binding())
     assert specs(facts(wiring=None), before) == specs(facts(wiring=PAIRED), before)
