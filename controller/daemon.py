@@ -211,7 +211,12 @@ async def _open_doors(
         engine,
         group=settings.control.group,
         routes=[
-            *doors_history.routes(engine.records.store, engine.clock, ground.hosts.epoch),
+            *doors_history.routes(
+                engine.records.store,
+                engine.clock,
+                ground.hosts.epoch,
+                lambda address: engine.records.book.pools.leased(address),
+            ),
             *doors_pools.routes(engine.pools),
             *doors_hosts.routes(engine, ground),
             *doors_rebuild.routes(engine.rebuild),

@@ -143,7 +143,7 @@ def standing(sink: SinkName, spec: Spec | None) -> Iterator[tuple[str, Spec]]:
         case NameSpec():
             yield from _name(spec)
         case SharedNameSpec():
-            if (address := _address(spec.address)) is not None:
+            for address in _addresses(spec):
                 shown = SharedNameSpec(spec.name, address, spec.ttl)
                 yield shared_key(shown), shown
         case ItemSpec():
@@ -157,17 +157,18 @@ def standing(sink: SinkName, spec: Spec | None) -> Iterator[tuple[str, Spec]]:
 
 
 def _name(spec: NameSpec) -> Iterator[tuple[str, Spec]]:
-    if (address := _address(spec.address)) is not None:
-        shown = NameSpec(spec.name, address, spec.ttl)
-        yield spec.name, shown
-        yield reverse_name(address), shown
+    addresses = _addresses(spec)
+    if addresses:
+        yield spec.name, NameSpec(spec.name, addresses[0], spec.ttl, *addresses[1:])
+    for address in addresses:
+        yield reverse_name(address), NameSpec(spec.name, address, spec.ttl)
 
 
-def _address(text: str) -> str | None:
+def _addresses(spec: NameSpec | SharedNameSpec) -> list[str]:
     try:
-        return canonical_address(text)
+        return [canonical_address(text) for text in (spec.address, spec.address6) if text is not None]
     except Refused:
-        return None  # such a name was never shown
+        return []  # such a name was never shown
 
 
 def _member(state: str, endpoint: Endpoint) -> MemberSpec:
@@ -221,7 +222,8 @@ def told(spec: Spec | None) -> str:
     match spec:
         case PortSpec():
             vlan = "" if spec.vlan is None else f" in VLAN {spec.vlan}"
-            return f"port of {spec.task} with {spec.address}/{spec.prefix}{vlan}"
+            second = f" and {spec.address6}/{spec.prefix6}" if spec.address6 else ""
+            return f"port of {spec.task} with {spec.address}/{spec.prefix}{second}{vlan}"
         case NameSpec():
             return f"{spec.name} and {spec.address}"
         case SharedNameSpec():

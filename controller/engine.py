@@ -55,6 +55,7 @@ from mooring.core.readmodel import EVERYTHING
 from mooring.core.sink import Sink
 from mooring.core.specs import MemberSpec
 from mooring.core.store import PutFlag
+from mooring.handlers.ahead import Addresses
 from mooring.handlers.conflict import Conflicts
 from mooring.handlers.converge import Converger
 from mooring.handlers.create import Seats
@@ -209,11 +210,11 @@ class Engine:
             expect=self._expect,
         )
 
-    def _expect(self, task: str, host: str, address: str | None, vlan: int | None) -> None:
+    def _expect(self, task: str, host: str, addresses: Addresses, vlan: int | None) -> None:
         """A container will run there soon; nothing is got ready before it is known what is whose."""
         network = next((sink for sink in self._outside.sinks if isinstance(sink, NetworkSink)), None)
         if network is not None and self.grounded.is_set():
-            network.expect(task, host, address, vlan)
+            network.expect(task, host, addresses, vlan)
 
     def _make_conflicts(self) -> Conflicts | None:
         network = next((sink for sink in self._outside.sinks if sink.name == NETWORK), None)

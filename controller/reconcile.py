@@ -37,6 +37,7 @@ from mooring.core.model import (
 from mooring.core.sink import Conflict, NotPossible
 from mooring.core.specs import Spec
 from mooring.core.template import Member
+from mooring.handlers.ahead import Addresses
 from mooring.handlers.conflict import Conflicts
 from mooring.handlers.converge import Converger, Walk
 from mooring.handlers.create import Seats
@@ -99,11 +100,11 @@ class Reconciler:
         surroundings: Surroundings,
         wake: Callable[[BindingId], None],
         doubts: Doubts,
-        expect: Callable[[str, str, str | None, int | None], None],
+        expect: Callable[[str, str, Addresses, int | None], None],
     ) -> None:
         """`wake` puts another instance's key into the queue; without a network there are no conflicts.
 
-        `expect` is told task, host, address and VLAN of a container that will run soon.
+        `expect` is told task, host, addresses and VLAN of a container that will run soon.
         """
         self._view = view
         self._claims = claims
@@ -183,7 +184,9 @@ class Reconciler:
             return
         address = bound.address if bound is not None else self._seats.likely(observed, claim)
         wiring = self._around.wiring(address) if address is not None else None
-        self._expect(observed.task, observed.host, address, wiring.vlan if wiring is not None else None)
+        second = wiring.second.address if wiring is not None and wiring.second is not None else None
+        addresses = tuple(one for one in (address, second) if one is not None)
+        self._expect(observed.task, observed.host, addresses, wiring.vlan if wiring is not None else None)
 
     async def _show(self, bound: Binding, observed: Instance, app: App, claim: Claim | None) -> Binding:
         if bound.address is not None and not bound.departing and not self._has_its_seat(bound):

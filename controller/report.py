@@ -136,7 +136,8 @@ def _short(spec: Spec | None) -> str | None:
         case None:
             return None
         case PortSpec():
-            return f"{spec.address}/{spec.prefix} on {spec.host}"
+            second = f" and {spec.address6}/{spec.prefix6}" if spec.address6 else ""
+            return f"{spec.address}/{spec.prefix}{second} on {spec.host}"
         case ProbeSpec():
             return ",".join(map(str, spec.ports))
         case NameSpec() | SharedNameSpec():

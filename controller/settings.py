@@ -92,7 +92,7 @@ class RouteSettings(Section):
     """A route that every container of the pool gets."""
 
     to: str = Field(description="Network in CIDR form.")
-    via: str = Field(description="Next hop, inside the pool.")
+    via: str = Field(description="Next hop, inside the pool or its pair.")
 
 
 class PoolSettings(Section):
@@ -102,6 +102,10 @@ class PoolSettings(Section):
         description="The subnet, such as 10.64.0.0/22 or fd00:64::/64 (the lowest 2^20 addresses are used)."
     )
     gateway: str | None = Field(None, description="Default gateway inside the container.")
+    ipv6: str | None = Field(
+        None, description="IPv6 network to pair one of IPv4 with, /96 or wider: each container has both."
+    )
+    gateway6: str | None = Field(None, description="IPv6 gateway: in `ipv6`, or link-local such as fe80::1.")
     vlan: int | None = Field(None, ge=1, le=4094, description="VLAN tag of the switch port; none: untagged.")
     mtu: int | None = Field(None, ge=576, le=9216, description="MTU of the container's interface.")
     routes: tuple[RouteSettings, ...] = Field((), description="More routes inside the container.")
@@ -403,4 +407,6 @@ def _pool(name: str, table: PoolSettings) -> Pool:
         exclude=table.exclude,
         reservations=table.reserve,
         groups=table.owners,
+        ipv6=table.ipv6,
+        gateway6=table.gateway6,
     )

@@ -237,10 +237,13 @@ class Verifier:
     def _quarantine(self, spec: Spec) -> list[Write]:
         """A name leads to an address that nobody has: before anybody gets it, the name must have gone."""
         book = self._records.book
-        if not isinstance(spec, NameSpec | SharedNameSpec) or book.by_address(spec.address) is not None:
+        if not isinstance(spec, NameSpec | SharedNameSpec):
+            return []
+        address = book.pools.leased(spec.address)
+        if book.by_address(address) is not None:
             return []
         try:
-            return list(book.plan_quarantine(spec.address, self._clock.now(), "a name of ours led there"))
+            return list(book.plan_quarantine(address, self._clock.now(), "a name of ours led there"))
         except Refused:
             return []  # no pool of ours holds it
 

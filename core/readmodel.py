@@ -83,6 +83,8 @@ class PoolRow:
     groups: tuple[str, ...] = ()  # app id prefixes that may use it; empty: all
     configured: bool = True  # it stands in the configuration; else it was made at run time
     supernet: str | None = None  # the one it was generated from
+    ipv6: str | None = None  # the network that it is paired with
+    gateway6: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

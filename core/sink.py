@@ -61,6 +61,7 @@ class Conflict(NotPossible):
 
     address: str = ""
     answered_by: tuple[str, ...] = ()  # MACs, in order
+    answered_on: tuple[str, ...] = ()  # which of a pair's two addresses, where the host tells
 
 
 Outcome = Done | RetryAfter | NotPossible  # a `Conflict` is a `NotPossible`

@@ -20,40 +20,41 @@ from mooring.core.errors import MooringError
 FRESH_S = 20.0
 _MOST = 4096  # of what is remembered; the oldest goes
 
-Ask = Callable[[str, str, int | None], Awaitable[bool]]
+Addresses = tuple[str, ...]  # the leased one and its partner; empty: not known
+Ask = Callable[[str, Addresses, int | None], Awaitable[bool]]
 
 
 class Ahead:
     """Prepares hosts, and remembers which addresses were silent there."""
 
     def __init__(self, prepare: Callable[[str], Awaitable[None]], is_silent: Ask, clock: Clock) -> None:
-        """`is_silent` asks the wire of a host for an address in a VLAN; both raise what a host may raise."""
+        """`is_silent` asks the wire of a host for addresses in a VLAN; both raise what a host may raise."""
         self._prepare = prepare
         self._is_silent = is_silent
         self._clock = clock
-        self._silent: dict[tuple[str, str], float] = {}
+        self._silent: dict[tuple[str, Addresses], float] = {}
         self._expected: dict[str, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def expect(self, task: str, host: str, address: str | None, vlan: int | None) -> None:
-        """A container is about to start on the host; `address`: what it will have, if that can be told."""
+    def expect(self, task: str, host: str, addresses: Addresses, vlan: int | None) -> None:
+        """A container is about to start on the host; `addresses`: what it will have, if that can be told."""
         if task in self._expected:
             return
         self._expected[task] = None
         if len(self._expected) > _MOST:
             del self._expected[next(iter(self._expected))]
-        work = asyncio.ensure_future(self._get_ready(host, address, vlan))
+        work = asyncio.ensure_future(self._get_ready(host, addresses, vlan))
         self._tasks.add(work)
         work.add_done_callback(self._tasks.discard)
 
-    def was_silent(self, host: str, address: str) -> bool:
-        """Whether nobody answered when the wire of the host was asked for the address just now; told once."""
-        asked_at = self._silent.pop((host, address), None)
+    def was_silent(self, host: str, addresses: Addresses) -> bool:
+        """Whether nobody answered when the wire of the host was asked for these just now; told once."""
+        asked_at = self._silent.pop((host, addresses), None)
         return asked_at is not None and self._clock.monotonic() - asked_at <= FRESH_S
 
     def forget(self, address: str) -> None:
         """The address comes to stand somewhere: what was heard of it before is no longer true."""
-        for key in [key for key in self._silent if key[1] == address]:
+        for key in [key for key in self._silent if address in key[1]]:
             del self._silent[key]
 
     async def close(self) -> None:
@@ -62,11 +63,11 @@ class Ahead:
             work.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _get_ready(self, host: str, address: str | None, vlan: int | None) -> None:
+    async def _get_ready(self, host: str, addresses: Addresses, vlan: int | None) -> None:
         try:
             await self._prepare(host)
-            if address is not None and await self._is_silent(host, address, vlan):
-                self._silent[host, address] = self._clock.monotonic()
+            if addresses and await self._is_silent(host, addresses, vlan):
+                self._silent[host, addresses] = self._clock.monotonic()
                 if len(self._silent) > _MOST:
                     del self._silent[next(iter(self._silent))]
         except MooringError:

@@ -45,7 +45,7 @@ from mooring.core.sink import (
     Unreadable,
 )
 from mooring.core.specs import FilesSpec, PortSpec, ProbeSpec, Spec
-from mooring.handlers.ahead import Ahead
+from mooring.handlers.ahead import Addresses, Ahead
 from mooring.handlers.attendance import Attendance
 from mooring.handlers.guards import GuardDrops, remarks
 from mooring.handlers.wants import FILES, NETWORK, PROBE
@@ -103,11 +103,11 @@ class Hosts:
         lanes = self._inside if operation["op"] in _INSIDE else self._wiring
         return await lanes.submit(host, operation)
 
-    async def _is_silent(self, host: str, address: str, vlan: int | None) -> bool:
-        """Whether nobody answers on the address as the host hears it."""
-        question = {"op": "detect", "id": address, "address": address, "vlan": vlan}
-        (answer,) = await self.do(host, [question])
-        return answer.get("status") == "done" and not answer.get("answered_by")
+    async def _is_silent(self, host: str, addresses: Addresses, vlan: int | None) -> bool:
+        """Whether nobody answers on any of the addresses as the host hears it."""
+        questions = [{"op": "detect", "id": one, "address": one, "vlan": vlan} for one in addresses]
+        answers = await self.do(host, questions)
+        return all(one.get("status") == "done" and not one.get("answered_by") for one in answers)
 
     def has_told(self, host: str) -> bool:
         """Whether the host may know our present epoch from us: something that raises its fence was sent."""
@@ -253,7 +253,7 @@ class NetworkSink(_HostSink):
         if isinstance(change.wanted, PortSpec):
             operation = _attach(change.binding, change.wanted, self._interface)
             wanted = change.wanted
-            known = self._hosts.ahead.was_silent(wanted.host, wanted.address)
+            known = self._hosts.ahead.was_silent(wanted.host, _addresses(wanted))
             self._hosts.ahead.forget(wanted.address)
             return [{**operation, "detect": not (known or _stands(wanted, change.certain))}]
         ports = [spec for spec in change.was if isinstance(spec, PortSpec)]
@@ -262,10 +262,10 @@ class NetworkSink(_HostSink):
         unique = {(spec.instance, spec.address, spec.task): spec for spec in ports}
         return [detach_of(spec, change.binding) for spec in unique.values()]
 
-    def expect(self, task: str, host: str, address: str | None, vlan: int | None) -> None:
-        """A container of that task is about to start on the host, and will have that address."""
+    def expect(self, task: str, host: str, addresses: Addresses, vlan: int | None) -> None:
+        """A container of that task is about to start on the host, and will have these addresses."""
         if host in self._inventory and host not in self._hosts.fenced:
-            self._hosts.ahead.expect(task, host, address, vlan)
+            self._hosts.ahead.expect(task, host, addresses, vlan)
 
 
 class ProbeSink(_HostSink):
@@ -330,9 +330,15 @@ def port_marks(host: str, answer: Answer) -> list[PortSpec]:
             vlan=port.get("vlan") or None,
             lease_generation=int(port["generation"]),
             barred=tuple(map(str, port.get("barred", ()))),
+            address6=port.get("address6") or None,
+            prefix6=port.get("prefix6") or None,
         )
         for port in answer.get("ports", [])
     ]
+
+
+def _addresses(spec: PortSpec) -> Addresses:
+    return (spec.address,) if spec.address6 is None else (spec.address, spec.address6)
 
 
 def port_key(spec: PortSpec) -> str:
@@ -342,7 +348,7 @@ def port_key(spec: PortSpec) -> str:
 
 def as_marked(spec: PortSpec) -> PortSpec:
     """The part of a spec that a port's mark tells."""
-    return structs.replace(spec, gateway=None, routes=(), mtu=None, vlan=spec.vlan or None)
+    return structs.replace(spec, gateway=None, gateway6=None, routes=(), mtu=None, vlan=spec.vlan or None)
 
 
 def _take_ports(host: str, answer: Answer, shown: dict[str, Spec], faults: dict[str, str]) -> None:
@@ -366,11 +372,11 @@ def newest_epoch(answer: Answer) -> Epoch:
 
 
 def _stands(wanted: PortSpec, certain: Spec | None) -> bool:
-    """Whether the instance is known to have the address on that host, whatever else differs."""
+    """Whether the instance is known to have its addresses on that host, whatever else differs."""
     if not isinstance(certain, PortSpec):
         return False
-    seat = (wanted.host, wanted.address, wanted.instance)
-    return (certain.host, certain.address, certain.instance) == seat
+    seat = (wanted.host, wanted.address, wanted.address6, wanted.instance)
+    return (certain.host, certain.address, certain.address6, certain.instance) == seat
 
 
 def detach_of(port: PortSpec, binding: BindingId) -> Operation:
@@ -401,6 +407,9 @@ def _attach(binding: BindingId, wanted: PortSpec, interface: str) -> Operation:
         "generation": wanted.lease_generation,
         "interface": interface,
         "barred": list(wanted.barred),
+        "address6": wanted.address6,
+        "prefix6": wanted.prefix6,
+        "gateway6": wanted.gateway6,
     }
 
 
@@ -409,7 +418,8 @@ def _outcome(operation: Operation, answer: Answer, all_of_change: Sequence[Opera
     if status == "retry":
         return RetryAfter(reason)
     if status == "conflict":
-        return Conflict(reason, str(operation.get("address")), tuple(map(str, answer.get("answered_by", ()))))
+        told = (answer.get("answered_by", ()), answer.get("answered_on", ()))
+        return Conflict(reason, str(operation.get("address")), *(tuple(map(str, one)) for one in told))
     if status != "done":
         return NotPossible(reason)
     for port in answer.get("spared", ()):

@@ -46,9 +46,11 @@ class _Retry(Exception):
 class _Conflict(Exception):
     """Somebody answers on the address."""
 
-    def __init__(self, address: str, answered_by: tuple[str, ...]) -> None:
-        super().__init__(f"somebody answers on {address}: {', '.join(answered_by)}")
-        self.answered_by = answered_by
+    def __init__(self, answers: Mapping[str, set[str]]) -> None:
+        """`answers`: MACs by the address that they answered on."""
+        self.answered_on = tuple(answers)
+        self.answered_by = tuple(sorted(set().union(*answers.values())))
+        super().__init__(f"somebody answers on {' and '.join(answers)}: {', '.join(self.answered_by)}")
 
 
 @dataclass(slots=True)
@@ -82,7 +84,14 @@ class MemoryPort:
     start: str
     vlan: int | None = None
     barred: tuple[str, ...] = ()  # what it may not reach
-    inside: tuple[object, ...] = ()  # gateway, routes and MTU, which a mark does not tell
+    inside: tuple[object, ...] = ()  # gateways, routes and MTU, which a mark does not tell
+    address6: str | None = None
+    prefix6: int | None = None
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """One, or one of either family."""
+        return (self.address,) if self.address6 is None else (self.address, self.address6)
 
 
 @dataclass(slots=True)
@@ -102,7 +111,8 @@ class MemoryHost:
 
     def addresses(self, task: str) -> set[str]:
         """The addresses that a container has now."""
-        return {port.address for port in self.ports.values() if port.task == task and self.alive(port)}
+        ports = (port for port in self.ports.values() if port.task == task and self.alive(port))
+        return {address for port in ports for address in port.addresses}
 
 
 async def _nothing(host: str) -> None:
@@ -142,8 +152,13 @@ class MemoryHosts:
         for host in self.hosts.values():
             for port in host.ports.values():
                 own = host is asking and port.instance == instance
-                if port.address == address and not own and host.name not in self.silent and host.alive(port):
-                    found.add(_mac_for(address))
+                if (
+                    address in port.addresses
+                    and not own
+                    and host.name not in self.silent
+                    and host.alive(port)
+                ):
+                    found.add(_mac_for(port.address))
         return found
 
     async def prepare(self, host: str) -> None:
@@ -198,7 +213,8 @@ class _Play:
         try:
             return {"id": order.get("id", ""), "status": "done", "reason": "", "changed": False, **act(order)}
         except _Conflict as error:
-            return {**_failure(order, error), "status": "conflict", "answered_by": list(error.answered_by)}
+            told = {"answered_by": list(error.answered_by), "answered_on": list(error.answered_on)}
+            return {**_failure(order, error), "status": "conflict", **told}
         except (_Refused, _Retry, _Stale) as error:
             return _failure(order, error)
 
@@ -209,7 +225,7 @@ class _Play:
         taken: set[object] = set()
         answers = []
         for order in orders:
-            seats = {order["address"], ("task", order["task_id"])}
+            seats = {order["address"], order.get("address6"), ("task", order["task_id"])} - {None}
             clash = _Refused("another attach of the same call already takes it")
             answers.append(
                 _failure(order, clash) if seats & taken else self._guarded(self._attach_one, order)
@@ -223,7 +239,7 @@ class _Play:
         self._check_sequence()
         wanted = self._port(order, container)
         keep = next((port for port in self._host.ports.values() if _same_seat(port, wanted)), None)
-        if order.get("detect") and keep is None:
+        if order.get("detect") and (keep is None or keep.addresses != wanted.addresses):
             self._leave_mark()  # with the port from which the wire is probed
             self._check_wire(wanted)
         gone = [port for port in self._host.ports.values() if port != keep and _superseded(port, wanted)]
@@ -235,13 +251,14 @@ class _Play:
             del self._host.ports[port.name]
         self._host.ports[name] = wanted
         removed = sorted(port.name for port in gone)
-        return {"port": name, "address": wanted.address, "removed": removed, "container": container.start,
-                "changed": keep != wanted or bool(gone)}  # fmt: skip
+        return {"port": name, "address": wanted.address, "address6": wanted.address6, "removed": removed,
+                "container": container.start, "changed": keep != wanted or bool(gone)}  # fmt: skip
 
     def _check_wire(self, wanted: MemoryPort) -> None:
-        answered_by = tuple(sorted(self._wire.answers(self._host, wanted.address, wanted.instance)))
-        if answered_by:
-            raise _Conflict(wanted.address, answered_by)
+        answers = {one: self._wire.answers(self._host, one, wanted.instance) for one in wanted.addresses}
+        answers = {address: macs for address, macs in answers.items() if macs}
+        if answers:
+            raise _Conflict(answers)
 
     def _port(self, order: Operation, container: MemoryContainer) -> MemoryPort:
         routes = tuple((route["to"], route.get("via")) for route in order.get("routes") or ())
@@ -258,7 +275,9 @@ class _Play:
             start=container.start,
             vlan=order.get("vlan"),
             barred=tuple(order.get("barred") or ()),
-            inside=(order.get("gateway"), routes, order.get("mtu")),
+            inside=(order.get("gateway"), order.get("gateway6"), routes, order.get("mtu")),
+            address6=order.get("address6"),
+            prefix6=order.get("prefix6"),
         )
 
     def _detach(self, order: Operation) -> Answer:
@@ -299,7 +318,8 @@ class _Play:
                 "orphans": [], "changed": raised}  # fmt: skip
 
     def _described(self, port: MemoryPort) -> Mapping[str, Any]:
-        told = ("address", "prefix", "instance", "task", "app", "slot", "generation", "epoch", "vlan")
+        told = ("address", "prefix", "address6", "prefix6", "instance", "task", "app", "slot", "generation",
+                "epoch", "vlan")  # fmt: skip
         alive = self._host.alive(port)
         return {"port": port.name, "container": port.start, "alive": alive, "device": alive,
                 "barred": list(port.barred),
@@ -391,7 +411,7 @@ def _spared(port: MemoryPort) -> Mapping[str, Any]:
 
 
 def _superseded(port: MemoryPort, wanted: MemoryPort) -> bool:
-    return port.address == wanted.address or port.instance == wanted.instance
+    return bool({*port.addresses} & {*wanted.addresses}) or port.instance == wanted.instance
 
 
 def _failure(order: Operation, error: Exception) -> Answer:

@@ -9,7 +9,7 @@ gives equal specs, and equal specs mean there is nothing to do.
     ────────────   ───────   ───────────────   ────────   ────   ─────────
     network        port      port              port       -      -
     probe          probe*    probe*            -          -      -
-    names          A, PTR    A, PTR            A, PTR     A, PTR -
+    names          A, PTR    A, PTR            A, PTR     A, PTR -          (and AAAA, PTR in a paired pool)
     ledger, hook   live      live              down       down   -
     files          files     files             as it was  -      -
     haproxy, nginx up        declared          drain      decl.  -
@@ -66,8 +66,17 @@ INVENTORIES = (LEDGER, WEBHOOK)
 
 
 @dataclass(frozen=True, slots=True)
+class Second:
+    """The IPv6 address that goes with an IPv4 address, in a pool that is paired."""
+
+    address: str
+    prefix: int
+    gateway: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Wiring:
-    """What a pool says about the ports in it."""
+    """What a pool says about a port in it."""
 
     prefix: int
     gateway: str | None = None
@@ -75,6 +84,7 @@ class Wiring:
     mtu: int | None = None
     routes: tuple[Route, ...] = ()
     barred: tuple[str, ...] = ()  # networks that it may not reach
+    second: Second | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,22 +164,25 @@ def _open(binding: Binding, gate: SinkName, spec: Spec | None) -> bool:
     """Whether this gate lets traffic through: it shows what it shall.
 
     Files are a gate only until the first version is in the container; a later version may follow while
-    the instance serves. So may other guards of its port, which change without touching the rest.
+    the instance serves.  So may a second address, and other guards of its port, which change without
+    touching the rest.
     """
     if gate == FILES and _has_files(binding):
         return True
     state = binding.sink(gate)
-    return (state.applied == spec and not state.residue) or _only_guards_differ(state, spec)
+    return (state.applied == spec and not state.residue) or _serves_already(state, spec)
 
 
-def _only_guards_differ(state: SinkState, wanted: Spec | None) -> bool:
-    """Whether all that may stand there is the wanted port, but for what it may not reach."""
+def _serves_already(state: SinkState, wanted: Spec | None) -> bool:
+    """Whether all that may stand there is the wanted port, but for what may follow."""
     if not isinstance(wanted, PortSpec) or state.applied in (None, wanted):
         return False
-    return all(
-        isinstance(spec, PortSpec) and structs.replace(spec, barred=wanted.barred) == wanted
-        for spec in state.shown
-    )
+    return all(isinstance(spec, PortSpec) and _core(spec) == _core(wanted) for spec in state.shown)
+
+
+def _core(port: PortSpec) -> PortSpec:
+    """A port as far as its leased address goes."""
+    return structs.replace(port, barred=(), address6=None, prefix6=None, gateway6=None)
 
 
 def _has_files(binding: Binding) -> bool:
@@ -185,7 +198,7 @@ def _port(facts: Facts, binding: Binding) -> Spec | None:
         # Its pool is no longer configured. That is no reason to pull a live container off the network.
         return binding.sink(NETWORK).wanted
     assert binding.slot is not None
-    return PortSpec(
+    port = PortSpec(
         host=binding.host,
         task=binding.task,
         app=binding.app,
@@ -200,6 +213,20 @@ def _port(facts: Facts, binding: Binding) -> Spec | None:
         lease_generation=facts.lease_generation,
         barred=facts.wiring.barred,
     )
+    second = facts.wiring.second
+    if second is None:
+        return port
+    return structs.replace(port, address6=second.address, prefix6=second.prefix, gateway6=second.gateway)
+
+
+def _address6(facts: Facts, binding: Binding) -> str | None:
+    """The IPv6 address beside the binding's own, if there is one."""
+    if binding.address is None:
+        return None
+    if facts.wiring is not None:
+        return facts.wiring.second.address if facts.wiring.second else None
+    earlier = binding.sink(NETWORK).wanted  # as in `_port`
+    return earlier.address6 if isinstance(earlier, PortSpec) else None
 
 
 def _probe(facts: Facts, binding: Binding) -> ProbeSpec | None:
@@ -225,7 +252,7 @@ def _seat_name(facts: Facts, binding: Binding) -> NameSpec | None:
         earlier = binding.sink(NAMES).wanted
         return earlier if isinstance(earlier, NameSpec) and earlier.address == binding.address else None
     name = seat_name(_named(facts.claim), binding.slot, facts.zone)
-    return NameSpec(name, binding.address, facts.claim.ttl)
+    return NameSpec(name, binding.address, facts.claim.ttl, _address6(facts, binding))
 
 
 def _shared_name(facts: Facts, binding: Binding) -> SharedNameSpec | None:
@@ -233,8 +260,11 @@ def _shared_name(facts: Facts, binding: Binding) -> SharedNameSpec | None:
         return None
     if facts.claim is None:
         seat = _seat_name(facts, binding)  # the app's name is the rest of the seat's
-        return SharedNameSpec(seat.name.partition(".")[2], seat.address, seat.ttl) if seat else None
-    return SharedNameSpec(app_name(_named(facts.claim), facts.zone), binding.address, facts.claim.ttl)
+        if seat is None:
+            return None
+        return SharedNameSpec(seat.name.partition(".")[2], seat.address, seat.ttl, seat.address6)
+    name = app_name(_named(facts.claim), facts.zone)
+    return SharedNameSpec(name, binding.address, facts.claim.ttl, _address6(facts, binding))
 
 
 def _named(claim: Claim) -> AppId:
@@ -257,6 +287,7 @@ def _item(facts: Facts, binding: Binding) -> ItemSpec:
         address=binding.address,
         slot=binding.slot,
         pool=binding.pool,
+        address6=_address6(facts, binding),
     )
 
 
@@ -366,4 +397,5 @@ def member_of(facts: Facts, binding: Binding) -> Member:
         ports=ports,
         name=seat.name if seat else None,
         host=binding.host,
+        address6=_address6(facts, binding),
     )

@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 
 from mooring.core.model import PoolName
+from mooring.ipam.numbers import Network
 from mooring.ipam.pools import Pool, Pools
 
 Together = frozenset[frozenset[PoolName]]
@@ -43,10 +44,15 @@ class Reach:
 
 def barred_networks(pools: Iterable[Pool], pool: Pool, together: Together) -> tuple[str, ...]:
     """The networks of all pools that this one may not reach, in CIDR form."""
-    others = [other.network for other in pools if not _reach_each_other(pool, other, together)]
+    strange = (other for other in pools if not _reach_each_other(pool, other, together))
+    others = [network for other in strange for network in _networks(other)]
     four = collapse_addresses(network for network in others if isinstance(network, IPv4Network))
     six = collapse_addresses(network for network in others if isinstance(network, IPv6Network))
     return (*map(str, four), *map(str, six))
+
+
+def _networks(pool: Pool) -> list[Network]:
+    return [pool.network] if pool.pair is None else [pool.network, pool.pair.network]
 
 
 def _reach_each_other(one: Pool, two: Pool, together: Together) -> bool:

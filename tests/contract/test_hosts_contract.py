@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from hashlib import sha256
+from ipaddress import ip_address
 from typing import Any, Protocol
 
 import pytest
@@ -404,6 +405,69 @@ async def test_the_wire_can_be_asked_before_there_is_a_container(bench: Bench) -
     assert len(by_us["answered_by"]) == 1
     assert (await bench.do({"op": "observe", "id": "o"}, epoch=2))[0]["status"] == "done"
     assert (await bench.do({**wishes[0], "id": "late"}, epoch=0))[0]["status"] == "stale"
+
+
+def paired(address: str) -> dict[str, Any]:
+    """What an attach says of the second address."""
+    partner = ip_address("fd00:64::") + int(ip_address(address))
+    return {"address6": str(partner), "prefix6": 64, "gateway6": "fe80::1"}
+
+
+async def test_a_pair_is_one_port_and_its_marks_tell_both_addresses(bench: Bench) -> None:
+    asked, port = await attached(bench)
+    both = {**asked, **paired(asked["address"])}
+    [answer] = await bench.do(both)
+    assert (*verdict(answer), answer["port"], answer["address6"]) == ("done", True, port, both["address6"])
+    assert verdict((await bench.do(both))[0]) == ("done", False)
+    [report] = await bench.do({"op": "observe", "id": "o"})
+    [spec] = [spec for spec in port_marks(HOST, report) if spec.address == asked["address"]]
+    assert (spec.address6, spec.prefix6) == (both["address6"], 64)
+    for answer in await bench.do(probe(asked), probe(asked, address=both["address6"])):
+        assert answer["status"] == "done"
+    assert verdict((await bench.do(asked))[0]) == ("done", True)
+    [report] = await bench.do({"op": "observe", "id": "o"})
+    [spec] = [spec for spec in port_marks(HOST, report) if spec.address == asked["address"]]
+    assert (spec.address6, spec.prefix6) == (None, None)
+
+
+async def test_a_pair_has_one_holder_whichever_address_is_asked_for(bench: Bench) -> None:
+    asked, port = await attached(bench)
+    both = {**asked, **paired(asked["address"])}
+    await bench.do(both)
+    first, second = task_of(next(_numbers)), task_of(next(_numbers))
+    bench.start(first)
+    bench.start(second)
+    half = {**order(first), "address6": both["address6"], "prefix6": 64}
+    [answer, refused] = await bench.do(half, {**order(second), "address6": both["address6"], "prefix6": 64})
+    assert (answer["status"], answer["removed"]) == ("done", [port])
+    assert refused["status"] == "refused"
+
+
+@pytest.mark.parametrize("half", ["address", "address6"])
+async def test_a_stranger_on_either_address_is_a_conflict_that_names_it(bench: Bench, half: str) -> None:
+    task = task_of(next(_numbers))
+    bench.start(task)
+    asked = order(task, detect=True)
+    asked |= paired(asked["address"])
+    with bench.stranger(asked[half]) as mac:
+        [answer] = await bench.do(asked)
+        assert verdict(answer) == ("conflict", False)
+        assert (answer["answered_by"], answer["answered_on"]) == ([mac], [asked[half]])
+        assert asked[half] in answer["reason"]
+        assert await ports(bench, asked["address"]) == []
+    assert verdict((await bench.do(asked))[0]) == ("done", True)
+
+
+async def test_a_stranger_on_the_partner_of_a_living_port_is_met_before_it_is_added(bench: Bench) -> None:
+    asked, port = await attached(bench)
+    both = {**asked, **paired(asked["address"]), "detect": True}
+    with bench.stranger(both["address6"]):
+        [answer] = await bench.do(both)
+        assert (verdict(answer), answer["answered_on"]) == (("conflict", False), [both["address6"]])
+        [seen] = await ports(bench, asked["address"])
+        assert (seen["port"], seen["address6"] or None) == (port, None)
+    assert verdict((await bench.do(both))[0]) == ("done", True)
+    assert verdict((await bench.do(both))[0]) == ("done", False)
 
 
 async def test_a_stranger_is_only_looked_for_when_asked(bench: Bench) -> None:

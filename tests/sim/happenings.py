@@ -18,6 +18,7 @@ from mooring.dns.records import RRset
 from mooring.handlers.wants import NGINX
 from tests.sim.apps import SimApp
 from tests.sim.lines import told_by_nginx
+from tests.sim.pairs import both
 from tests.sim.world import ZONE, Lie
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 Happening = Callable[["Story"], None]
 _MAC = "0e:00:00:00:00:{:02x}"
-ELSEWHERE = "10.66.0.1"  # an address that is nobody's here
+ELSEWHERE, ELSEWHERE_6 = "10.66.0.1", "fd00:66::1"  # addresses that are nobody's here
 SHORT_S = 11.0  # a lie of this length is believed by nobody, because it cannot be told twice
 LONG_S = 45.0
 
@@ -281,9 +282,13 @@ def _low_addresses(story: Story) -> list[str]:
 
 
 def stranger(story: Story) -> None:
-    """A machine that nobody told us of takes an address, as likely as not the next to be given out."""
+    """A machine that nobody told us of takes an address, as likely as not the next to be given out.
+
+    Of a pair it takes the one or the other.
+    """
     used = {port.address for _, port in story.world.agents.answering()}
-    address = story.chance.choice([one for one in _low_addresses(story) if one not in used])
+    pair = both(story.chance.choice([one for one in _low_addresses(story) if one not in used]))
+    address = story.chance.choice(pair)
     story.begins(f"a stranger takes {address}", _strange(story, address))
 
 
@@ -307,8 +312,12 @@ def unplug(story: Story) -> None:
 def rewrite_a_name(story: Story) -> None:
     """A record of ours is removed or changed by hand, or somebody adds one of his own."""
     server, chance = story.world.server, story.chance
+    shown = ((name, kind) for name in story.world.names() for kind in ("A", "AAAA"))
     ours = sorted(
-        (*((name, "A") for name in story.world.names()), *((name, "PTR") for name in story.world.pointers()))
+        (
+            *(question for question in shown if question in server.sets),
+            *((name, "PTR") for name in story.world.pointers()),
+        )
     )
     if not ours or chance.random() < 0.3:
         question = (f"by-hand-{len(story.world.foreign)}.{ZONE}", "A")
@@ -318,7 +327,7 @@ def rewrite_a_name(story: Story) -> None:
         del server.sets[question]
     else:
         question = chance.choice(ours)
-        value = ELSEWHERE if question[1] == "A" else f"wrong.{ZONE}"
+        value = {"A": ELSEWHERE, "AAAA": ELSEWHERE_6}.get(question[1], f"wrong.{ZONE}")
         server.sets[question] = RRset(frozenset({value}), server.sets[question].ttl)
     story.world.trace(f"* by hand: {question} is now {server.sets.get(question)}")
 

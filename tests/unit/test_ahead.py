@@ -35,8 +35,8 @@ class House:
         self.asked = [dict(operation) for operation in operations]
         return await self.world.run(host, operations, epoch)
 
-    async def expect(self, task: str = "t1", host: str = "h1", address: str | None = SEAT.address) -> None:
-        self.sink.expect(task, host, address, None)
+    async def expect(self, task: str = "t1", host: str = "h1", *addresses: str) -> None:
+        self.sink.expect(task, host, addresses, None)
         while self.hosts.ahead._tasks:
             await asyncio.gather(*self.hosts.ahead._tasks)
 
@@ -53,40 +53,43 @@ def house() -> House:
 
 
 async def test_an_address_that_was_silent_a_moment_ago_is_not_asked_for_again(house: House) -> None:
-    await house.expect()
+    await house.expect("t1", "h1", SEAT.address)
     assert house.prepared == ["h1"]
     assert not await house.attach()
     assert await house.attach()  # what was heard serves one attach
 
 
 async def test_silence_goes_stale(house: House) -> None:
-    await house.expect()
+    await house.expect("t1", "h1", SEAT.address)
     house.clock.step(FRESH_S + 1)
     assert await house.attach()
 
 
-@pytest.mark.parametrize(("host", "address"), [("h2", SEAT.address), ("h1", "10.0.0.3"), ("h1", None)])
-async def test_silence_elsewhere_says_nothing(house: House, host: str, address: str | None) -> None:
-    await house.expect(host=host, address=address)
+@pytest.mark.parametrize(
+    ("host", "addresses"),
+    [("h2", [SEAT.address]), ("h1", ["10.0.0.3"]), ("h1", []), ("h1", [SEAT.address, "fd00::2"])],
+)
+async def test_silence_elsewhere_says_nothing(house: House, host: str, addresses: list[str]) -> None:
+    await house.expect("t1", host, *addresses)
     assert await house.attach()
 
 
 async def test_an_answer_leaves_the_question_to_the_attach(house: House) -> None:
     house.world.strangers[SEAT.address] = "0e:00:00:00:00:01"
-    await house.expect()
+    await house.expect("t1", "h1", SEAT.address)
     assert await house.attach()
 
 
 async def test_a_silent_host_is_met_by_the_attach_and_harms_nobody(house: House) -> None:
     house.world.silent.add("h1")
-    await house.expect()
+    await house.expect("t1", "h1", SEAT.address)
     house.world.silent.clear()
     assert await house.attach()
 
 
 async def test_a_task_is_prepared_for_once_and_only_where_we_work(house: House) -> None:
     for _ in range(3):
-        await house.expect()
+        await house.expect("t1", "h1", SEAT.address)
     await house.expect("t2", "elsewhere")
     house.hosts.fenced["h2"] = "burnt"
     await house.expect("t3", "h2")
@@ -94,6 +97,6 @@ async def test_a_task_is_prepared_for_once_and_only_where_we_work(house: House) 
 
 
 async def test_a_port_that_comes_to_have_the_address_ends_what_was_known(house: House) -> None:
-    await house.expect("t9", "h2")
+    await house.expect("t9", "h2", SEAT.address)
     assert await house.attach()  # on h1
-    assert not house.hosts.ahead.was_silent("h2", SEAT.address)
+    assert not house.hosts.ahead.was_silent("h2", (SEAT.address,))

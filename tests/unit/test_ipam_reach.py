@@ -33,6 +33,11 @@ def test_different_owners_are_kept_apart(pool: Pool, barred: tuple[str, ...]) ->
     assert Reach().barred(ALL, pool) == barred
 
 
+def test_the_partner_of_a_pool_is_kept_apart_as_well() -> None:
+    paired = Pool.parse("paired", "10.1.0.0/24", ipv6="fd00:9::/64", groups=["/bank"])
+    assert Reach().barred(Pools([SHOP, paired]), SHOP) == ("10.1.0.0/24", "fd00:9::/64")
+
+
 def test_a_rule_joins_pools_in_both_directions() -> None:
     reach = Reach([["shop", "ops"], ["ops-too", "both", "shop"], ["no-such-pool", "ops"]])
     assert reach.barred(ALL, SHOP) == ()

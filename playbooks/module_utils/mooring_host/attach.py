@@ -20,7 +20,7 @@ from __future__ import annotations
 from functools import partial
 
 from .committing import commit_and_configure, finish
-from .detect import Question, judge, probe_wire, remove_probes
+from .detect import judge, probe_wire, questions_of, remove_probes
 from .errors import Refused, Retry
 from .host import FAILURES, Host, Result, failure
 from .jobs import Job, each, ended, fail_all
@@ -29,7 +29,7 @@ from .links import ContainerLinks
 from .netlink import Link
 from .orders import Attach
 from .ovsdb import OvsdbRejected, OvsdbStale
-from .planning import marks_for, same_seat
+from .planning import addresses_of, marks_for, same_seat
 from .switch import Switch
 
 ATTEMPTS = 4
@@ -57,7 +57,8 @@ def attach(host: Host, orders: list[Attach]) -> list[Result]:
 def _resolve(host: Host, order: Attach, seats: set[object]) -> Job | Result:
     """Step 1; a second order for the same address or the same interface of a task is refused."""
     try:
-        for seat in (order.address, (order.task_id, order.interface)):
+        asked = [*(address for address, _ in order.addresses), (order.task_id, order.interface)]
+        for seat in asked:
             if seat in seats:
                 raise Refused(f"another attach of the same call already takes {seat}")
         container = host.engine.find(order.task_id)
@@ -69,7 +70,7 @@ def _resolve(host: Host, order: Attach, seats: set[object]) -> Job | Result:
             raise
     except FAILURES as error:
         return failure(order.id, error)
-    seats.update((order.address, (order.task_id, order.interface)))
+    seats.update(asked)
     return Job(order, container, namespace, inside)
 
 
@@ -82,21 +83,23 @@ def _detect(host: Host, jobs: list[Job]) -> None:
         switch = host.switch()
         devices = host.devices()
         asking = [job for job in asking if not _is_there(host, switch, devices, job)]
-        questions = {Question(job.order.address, job.order.vlan) for job in asking}
-        sightings = probe_wire(host, questions)
+        sightings = probe_wire(host, {one for job in asking for one in questions_of(job.order)})
     except FAILURES as error:
         fail_all(asking, error)
         return
     for job in asking:
-        sighting = sightings[Question(job.order.address, job.order.vlan)]
-        job.result = judge(job.order, sighting, switch)
+        job.result = judge(job.order, sightings, switch)
 
 
 def _is_there(host: Host, switch: Switch, devices: dict[str, Link], job: Job) -> bool:
     """Whether an earlier attach of the same order made the port, and only its answer was lost."""
     marks = marks_for(job.order, host.settings.owner, host.settings.epoch, job.container.incarnation)
     return any(
-        same_seat(port, marks) and port.connected and port.name in devices for port in switch.ports.values()
+        same_seat(port, marks)
+        and addresses_of(port.marks) == addresses_of(marks)
+        and port.connected
+        and port.name in devices
+        for port in switch.ports.values()
     )
 
 

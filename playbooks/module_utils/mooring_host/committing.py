@@ -56,7 +56,7 @@ def _after_commit(host: Host, jobs: list[Job], wanted: int | None) -> None:
     each(jobs, partial(_raise, host))
     each(jobs, _configure)
     created = [job for job in jobs if job.linked]
-    announce_later([_announcement(job) for job in created if ended(job).status == "done"])
+    announce_later([one for job in created if ended(job).status == "done" for one in _announcements(job)])
     _clean_up(host, [job for job in created if ended(job).status != "done"])
 
 
@@ -99,12 +99,12 @@ def _configure(job: Job) -> None:
     if job.idle:
         finish(job)
         return
-    version = job.wanted.address.version
-    view = job.inside.view(job.wanted.name, version)
+    families = job.wanted.families
+    view = job.inside.view(job.wanted.name, families)
     if view is None:
         raise Retry("the container stopped while it was being attached")
     job.inside.configure(view, job.wanted)
-    view = job.inside.view(job.wanted.name, version)
+    view = job.inside.view(job.wanted.name, families)
     left = differences(view, job.wanted) if view is not None else ["everything: the interface vanished"]
     if left:
         raise Retry(f"the interface still differs after it was configured: {', '.join(left)}")
@@ -119,15 +119,17 @@ def finish(job: Job) -> None:
         "port": job.port,
         "mac": job.wanted.mac,
         "address": str(job.order.address),
+        "address6": job.order.address6 and str(job.order.address6),
         "container": job.container.incarnation,
         "removed": sorted(port.name for port in job.plan.supersede),
     }
     job.result = Result(job.order.id, "done", changed=not job.idle, details=details)
 
 
-def _announcement(job: Job) -> Announcement:
+def _announcements(job: Job) -> list[Announcement]:
     assert job.wanted is not None
-    return Announcement(job.namespace.descriptor, job.wanted.name, job.wanted.mac, job.wanted.address)
+    name, mac = job.wanted.name, job.wanted.mac
+    return [Announcement(job.namespace.descriptor, name, mac, one) for one, _ in job.wanted.addresses]
 
 
 def _clean_up(host: Host, failed: list[Job]) -> None:

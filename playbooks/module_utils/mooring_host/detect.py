@@ -25,7 +25,7 @@ import secrets
 import select
 import socket
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from .errors import Retry
@@ -36,6 +36,7 @@ from .links import mac_for, silence_host_end
 from .netlink import Address, mac_bytes
 from .orders import Attach, Detect
 from .ovsdb import OvsdbStale
+from .planning import addresses_of
 from .switch import Port, Switch
 from .wire import Heard, frame_for, read_frame
 
@@ -98,32 +99,51 @@ def _told(order: Detect, sighting: Sighting) -> dict[str, object]:
     return {"address": str(order.address), "answered_by": sorted(sighting.using | sighting.probing)}
 
 
-def judge(order: Attach, sighting: Sighting, switch: Switch) -> Result | None:
+def questions_of(order: Attach) -> list[Question]:
+    """What an attach has to know: one question for each of its addresses."""
+    return [Question(address, order.vlan) for address, _ in order.addresses]
+
+
+def judge(order: Attach, sightings: Mapping[Question, Sighting], switch: Switch) -> Result | None:
     """What an attach ends in because of what was seen; None if it may go on.
 
-    Ports of the same instance on this bridge may have the address: the attach replaces them.
+    Ports of the same instance on this bridge may have its addresses: the attach replaces them.  They belong
+    together, so an answer on one of them speaks against both.
     """
-    same_address = [port for port in switch.ports.values() if port.marks.get("address") == str(order.address)]
-    ours = [port for port in same_address if port.marks.get("instance") != order.instance]
-    known = {mac_for(order.address)} if same_address else set()
-    strangers = sorted(sighting.using - known)
-    if strangers or (ours and sighting.using & known):
-        return _conflict(order, strangers, ours if sighting.using & known else [])
-    if sighting.probing:
-        reason = f"{', '.join(sorted(sighting.probing))} probes for {order.address} at the same moment"
-        return Result(order.id, Retry.status, reason)
+    seen = {question.address: sightings[question] for question in questions_of(order)}
+    found = {address: _answer(order, address, sighting, switch) for address, sighting in seen.items()}
+    if any(strangers or ours for strangers, ours in found.values()):
+        return _conflict(order, found)
+    for address, sighting in seen.items():
+        if sighting.probing:
+            reason = f"{', '.join(sorted(sighting.probing))} probes for {address} at the same moment"
+            return Result(order.id, Retry.status, reason)
     return None
 
 
-def _conflict(order: Attach, strangers: list[str], ours: list[Port]) -> Result:
-    told = [f"port {port.name} of {port.marks.get('instance')} on this bridge" for port in ours]
-    macs = strangers or [mac_for(order.address)]
+def _answer(
+    order: Attach, address: Address, sighting: Sighting, switch: Switch
+) -> tuple[list[str], list[Port]]:
+    """Who answered on one address: MACs of strangers, and ports of ours that are another instance's."""
+    same_address = [port for port in switch.ports.values() if str(address) in addresses_of(port.marks)]
+    ours = [port for port in same_address if port.marks.get("instance") != order.instance]
+    known = {mac_for(order.address)} if same_address else set()
+    return sorted(sighting.using - known), ours if sighting.using & known else []
+
+
+def _conflict(order: Attach, found: Mapping[Address, tuple[list[str], list[Port]]]) -> Result:
+    answered = {address: one for address, one in found.items() if any(one)}
+    strangers = sorted({mac for macs, _ in answered.values() for mac in macs})
+    ours = {port.name: port for _, ports in answered.values() for port in ports}
+    told = [f"port {port.name} of {port.marks.get('instance')} on this bridge" for port in ours.values()]
     details = {
         "address": str(order.address),
-        "answered_by": macs,
-        "ours": [{"port": port.name, **port.marks} for port in ours],
+        "answered_on": [str(address) for address in answered],
+        "answered_by": strangers or [mac_for(order.address)],
+        "ours": [{"port": port.name, **port.marks} for port in ours.values()],
     }
-    reason = f"somebody answers on {order.address}: {', '.join([*strangers, *told])}"
+    where = " and ".join(map(str, answered))
+    reason = f"somebody answers on {where}: {', '.join([*strangers, *told])}"
     return Result(order.id, "conflict", reason, details=details)
 
 

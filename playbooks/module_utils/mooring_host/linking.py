@@ -23,8 +23,7 @@ def plan(host: Host, switch: Switch, devices: dict[str, Link], job: Job) -> None
     switch.check_epoch(settings.epoch, settings.sequence)
     job.wanted = Interface(
         name=order.interface,
-        address=order.address,
-        prefix=order.prefix,
+        addresses=order.addresses,
         mac=mac_for(order.address),
         mtu=order.mtu,
         routes=order.routes,
@@ -32,7 +31,7 @@ def plan(host: Host, switch: Switch, devices: dict[str, Link], job: Job) -> None
         offload=not switch.userspace,
         alias=device_alias(settings.owner, order.instance, order.address),
     )
-    job.view = job.inside.view(order.interface, order.address.version)
+    job.view = job.inside.view(order.interface, job.wanted.families)
     _check_interface(job.view, job.wanted, settings.owner)
     marks = marks_for(order, settings.owner, settings.epoch, job.container.incarnation)
     peer = _peer(job.view, devices)

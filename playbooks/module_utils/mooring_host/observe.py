@@ -78,6 +78,8 @@ def _describe(port: Port, devices: dict[str, Link], alive: set[str]) -> dict[str
         "port": port.name,
         "address": marks.get("address", ""),
         "prefix": number(marks.get("prefix")),
+        "address6": marks.get("address6", ""),
+        "prefix6": number(marks.get("prefix6")),
         "instance": marks.get("instance", ""),
         "task": marks.get("task", ""),
         "app": marks.get("app", ""),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Union
 
@@ -43,6 +43,14 @@ class Attach:
     sequence: int
     detect: bool  # whether to make sure first that nobody else has the address
     barred: tuple[Network, ...] = ()  # what it may not reach, in order
+    address6: Address | None = None  # a second address, of IPv6, on the same interface
+    prefix6: int = 0
+
+    @property
+    def addresses(self) -> tuple[tuple[Address, int], ...]:
+        """Each address with its prefix length, the leased one first."""
+        first = (self.address, self.prefix)
+        return (first,) if self.address6 is None else (first, (self.address6, self.prefix6))
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,8 @@ def parse(order: Mapping[str, Any]) -> Order:
 
 
 def _attach(order: Mapping[str, Any]) -> Attach:
-    address = _address(order, "address")
+    address, address6 = _address(order, "address"), _second(order)
+    families = {address.version} if address6 is None else {4, 6}
     return Attach(
         id=_text(order, "id"),
         task_id=_text(order, "task_id"),
@@ -123,15 +132,27 @@ def _attach(order: Mapping[str, Any]) -> Attach:
         instance=_text(order, "instance"),
         address=address,
         prefix=_number(order, "prefix", 1, address.max_prefixlen),
-        routes=_routes(order, address.version),
+        routes=_routes(order, families),
         vlan=_vlan(order),
-        mtu=None if order.get("mtu") is None else _number(order, "mtu", 576, 65535),
+        mtu=None if order.get("mtu") is None else _number(order, "mtu", 1280 if address6 else 576, 65535),
         generation=_number(order, "generation", 0, 1 << 62),
         interface=_matching(order, "interface", _INTERFACE, "eth0"),
         sequence=_sequence(order),
         detect=bool(order.get("detect", False)),
         barred=_networks(order, "barred"),
+        address6=address6,
+        prefix6=0 if address6 is None else _number(order, "prefix6", 1, 128),
     )
+
+
+def _second(order: Mapping[str, Any]) -> Address | None:
+    """The IPv6 address that an IPv4 address is paired with, if it is."""
+    if order.get("address6") is None:
+        return None
+    address = _address(order, "address6")
+    if (_address(order, "address").version, address.version) != (4, 6):
+        raise _refusal(order, "address6", "must be of IPv6, beside an address of IPv4")
+    return address
 
 
 def _detach(order: Mapping[str, Any]) -> Detach:
@@ -264,13 +285,15 @@ def _networks(order: Mapping[str, Any], key: str) -> tuple[Network, ...]:
     return tuple(sorted(networks, key=lambda one: (one.version, int(one.network_address), one.prefixlen)))
 
 
-def _routes(order: Mapping[str, Any], version: int) -> frozenset[Route]:
+def _routes(order: Mapping[str, Any], families: Collection[int]) -> frozenset[Route]:
     try:
         pairs = [(route["to"], route.get("via")) for route in order.get("routes") or []]
-        routes = routes_for(order.get("gateway"), pairs, version)
+        routes = routes_for([order.get("gateway"), order.get("gateway6")], pairs)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Refused(f"attach: gateway or routes: {error}") from error
     for route in routes:
-        if route.to.version != version or (route.via is not None and route.via.version != version):
+        if route.to.version not in families or (
+            route.via is not None and route.via.version != route.to.version
+        ):
             raise Refused(f"attach: the route to {route.to} is not of the address's family")
     return routes

@@ -8,8 +8,8 @@ Attach, for one container and interface:
     yes                                      no                  -                  replace
     no                                       -                   -                  create
 
-Whatever the case, every other port of ours is superseded that carries the same address, or that belongs to
-the same instance and to another start of its container or to the same interface.
+Whatever the case, every other port of ours is superseded that carries one of its addresses, or that belongs
+to the same instance and to another start of its container or to the same interface.
 
 Port names hash the owner, the container and the moment it started: Open vSwitch loses all traffic of a
 device that vanished and came back under the name of a port it still has.  For the same reason a replaced
@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Container as Collection
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from .errors import Retry, Stale
@@ -65,7 +65,14 @@ def marks_for(order: Attach, owner: str, epoch: int, incarnation: str) -> dict[s
     }  # fmt: skip
     if order.barred:
         marks["barred"] = " ".join(map(str, order.barred))
+    if order.address6 is not None:
+        marks.update(address6=str(order.address6), prefix6=str(order.prefix6))
     return marks
+
+
+def addresses_of(marks: Mapping[str, str]) -> set[str]:
+    """The addresses that a port's marks name: one, or one of either family."""
+    return {marks[key] for key in ("address", "address6") if key in marks}
 
 
 def port_name(owner: str, incarnation: str, interface: str, taken: Collection[str]) -> str:
@@ -121,12 +128,15 @@ def plan_attach(
 
 
 def same_seat(port: Port, marks: dict[str, str]) -> bool:
-    """Whether the port was made for the same start of the container, address, interface and instance."""
+    """Whether the port was made for the same start of the container, address, interface and instance.
+
+    A second address may come and go on a port as it stands.
+    """
     return all(port.marks.get(key) == marks[key] for key in ("container", "address", "interface", "instance"))
 
 
 def _superseded(port: Port, marks: dict[str, str]) -> bool:
-    if port.marks.get("address") == marks["address"]:
+    if addresses_of(port.marks) & addresses_of(marks):
         return True
     if port.marks.get("instance") != marks["instance"]:
         return False

@@ -430,7 +430,7 @@ def test_a_container_that_dies_on_the_way_leaves_nothing(
     configure = ContainerLinks.configure
 
     def die_first(links: ContainerLinks, view: View, wanted: Interface) -> None:
-        if str(wanted.address) == dying["address"]:
+        if str(wanted.addresses[0][0]) == dying["address"]:
             rig.docker("rm", "-f", container)
             until(lambda: container not in rig.docker("ps", "-q", "--no-trunc"), "the container's end")
             links.delete("eth0")
