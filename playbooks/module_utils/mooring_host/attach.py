@@ -6,7 +6,7 @@
     4. plan        keep, update, replace or create (see planning)
     5. link        veth pairs, the peer born inside the container with its name and MAC
     6. commit      add, update and remove ports in one fenced transaction; wait for the switch daemon
-    7. configure   offload, address, link up, routes; read everything back
+    7. configure   bandwidth (see bandwidth), offload, address, link up, routes; read everything back
     8. clean up    a container that failed or died on the way leaves neither port nor device
 
 A job that fails at any step leaves the batch and the others go on.  If the switch changed between 3 and 6,
@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from .announce import Announcement, announce_later
+from .bandwidth import set_limits
 from .containers import Container
 from .detect import Question, judge, probe_wire
 from .errors import Refused, Retry
@@ -49,7 +50,14 @@ class Job:
     plan: Plan | None = None
     idle: bool = False  # nothing differs
     linked: bool = False
+    limited: bool = False  # a limit of its bandwidth was changed
     result: Result | None = None
+
+    @property
+    def port_name(self) -> str:
+        """The port that it has or gets."""
+        assert self.plan is not None
+        return self.plan.create or (self.plan.keep.name if self.plan.keep else "")
 
     def close(self) -> None:
         """Let go of the namespace."""
@@ -169,6 +177,7 @@ def _attempt(host: Host, jobs: list[Job]) -> None:
     switch, devices = host.switch(), host.devices()
     going = _each(jobs, partial(_plan, host, switch, devices))
     if host.settings.check:
+        set_limits(host, going)
         _each(going, _finish)
         return
     linked = _each(going, partial(_link, host))
@@ -267,7 +276,7 @@ def _commit_and_configure(host: Host, switch: Switch, jobs: list[Job]) -> None:
         elif job.plan.keep is not None and job.plan.update:
             transaction.update(job.plan.keep, job.plan.tag, job.plan.marks)
     if transaction.empty:
-        _each(jobs, _configure)
+        _configure_all(host, jobs)
         return
     wanted = transaction.commit(host.database)
     try:
@@ -286,8 +295,7 @@ def _after_commit(host: Host, jobs: list[Job], wanted: int) -> None:
     if not applied:
         raise Retry(f"ovs-vswitchd did not apply the change within {APPLY_TIMEOUT_S:g} s")
     switch = host.switch()
-    _each(jobs, partial(_check_port, switch))
-    _each(jobs, _configure)
+    _configure_all(host, _each(jobs, partial(_check_port, switch)))
     created = [job for job in jobs if job.linked]
     announce_later([_announcement(job) for job in created if _ended(job).status == "done"])
     _clean_up(host, [job for job in created if _ended(job).status != "done"])
@@ -301,6 +309,12 @@ def _check_port(switch: Switch, job: Job) -> None:
     port = switch.ports.get(job.plan.create)
     if port is None or not port.connected:
         raise Retry(f"the switch did not take the port: {port.error if port else 'its record vanished'}")
+
+
+def _configure_all(host: Host, jobs: list[Job]) -> None:
+    """Step 7: no container speaks before its limits stand."""
+    set_limits(host, jobs)
+    _each(jobs, _configure)
 
 
 def _configure(job: Job) -> None:
@@ -324,15 +338,14 @@ def _configure(job: Job) -> None:
 def _finish(job: Job) -> None:
     assert job.plan is not None
     assert job.wanted is not None
-    port = job.plan.create or (job.plan.keep.name if job.plan.keep else "")
     details = {
-        "port": port,
+        "port": job.port_name,
         "mac": job.wanted.mac,
         "address": str(job.order.address),
         "container": job.container.incarnation,
         "removed": sorted(port.name for port in job.plan.supersede),
     }
-    job.result = Result(job.order.id, "done", changed=not job.idle, details=details)
+    job.result = Result(job.order.id, "done", changed=job.limited or not job.idle, details=details)
 
 
 def _announcement(job: Job) -> Announcement:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+from .bandwidth import standing_rates
 from .errors import Retry
 from .host import Host, Result
+from .limits import UNLIMITED, Rates
 from .netlink import Link
 from .orders import Observe
 from .ovsdb import OvsdbStale
@@ -27,7 +29,10 @@ def observe(host: Host, order: Observe) -> Result:
     raised = order.fence and _raise_fence(host)
     switch, devices = host.switch(), host.devices()
     alive = host.alive(switch, devices)
-    ports = [_describe(port, devices, alive) for port in switch.ports.values()]
+    rates = standing_rates(host)
+    ports = [
+        _describe(port, devices, alive, rates.get(port.name, UNLIMITED)) for port in switch.ports.values()
+    ]
     details = {
         "bridge": switch.bridge,
         "bridge_epoch": switch.epoch,
@@ -51,7 +56,7 @@ def _raise_fence(host: Host) -> bool:
     raise Retry("the switch keeps changing while its fence is being raised")
 
 
-def _describe(port: Port, devices: dict[str, Link], alive: set[str]) -> dict[str, Any]:
+def _describe(port: Port, devices: dict[str, Link], alive: set[str], rates: Rates) -> dict[str, Any]:
     marks = port.marks
     return {
         "port": port.name,
@@ -69,6 +74,8 @@ def _describe(port: Port, devices: dict[str, Link], alive: set[str]) -> dict[str
         "device": port.name in devices,
         "connected": port.connected and port.name in devices,
         "alive": port.name in alive,
+        "rate_out": rates.out,
+        "rate_in": rates.into,
     }
 
 

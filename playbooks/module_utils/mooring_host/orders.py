@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Union
 
@@ -41,6 +41,8 @@ class Attach:
     interface: str
     sequence: int
     detect: bool  # whether to make sure first that nobody else has the address
+    rate_out: int | None  # bit/s from the container; None: not limited
+    rate_in: int | None  # bit/s to it
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,14 @@ class Probe:
     timeout_s: float
 
 
-Order = Union[Attach, Detach, Observe, Write, Probe]  # noqa: UP007 (evaluated at run time, Python 3.9)
+@dataclass(frozen=True)
+class Check:
+    """Tell what this host can do."""
+
+    id: str
+
+
+Order = Union[Attach, Detach, Observe, Write, Probe, Check]  # noqa: UP007 (evaluated at run time, Python 3.9)
 
 
 def parse(order: Mapping[str, Any]) -> Order:
@@ -119,6 +128,8 @@ def _attach(order: Mapping[str, Any]) -> Attach:
         interface=_matching(order, "interface", _INTERFACE, "eth0"),
         sequence=_sequence(order),
         detect=bool(order.get("detect", False)),
+        rate_out=_rate(order, "rate_out"),
+        rate_in=_rate(order, "rate_in"),
     )
 
 
@@ -174,7 +185,14 @@ def _probe(order: Mapping[str, Any]) -> Probe:
     )
 
 
-_PARSERS = {"attach": _attach, "detach": _detach, "observe": _observe, "write": _write, "probe": _probe}
+def _check(order: Mapping[str, Any]) -> Check:
+    return Check(str(order.get("id", "")))
+
+
+_PARSERS: dict[str, Callable[[Mapping[str, Any]], Order]] = {
+    "attach": _attach, "detach": _detach, "observe": _observe, "write": _write, "probe": _probe,
+    "check": _check,
+}  # fmt: skip
 
 
 def _refusal(order: Mapping[str, Any], key: str, wish: str) -> Refused:
@@ -198,6 +216,10 @@ def _number(order: Mapping[str, Any], key: str, low: int, high: int) -> int:
 def _sequence(order: Mapping[str, Any]) -> int:
     """The caller's running number of this call; 0 where calls are not numbered."""
     return 0 if order.get("sequence") is None else _number(order, "sequence", 0, 1 << 62)
+
+
+def _rate(order: Mapping[str, Any], key: str) -> int | None:
+    return None if order.get(key) is None else _number(order, key, 64_000, 100_000_000_000)
 
 
 def _seconds(order: Mapping[str, Any], key: str, default: float) -> float:

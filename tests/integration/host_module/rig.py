@@ -102,13 +102,17 @@ class HostRig:
             f"--remote=punix:{self.database}", f"--unixctl={control}/ovsdb.ctl",
         )  # fmt: skip
         until(lambda: Path(self.database).exists(), "ovsdb-server")
-        self.switch_daemon = self._spawn(
-            "vswitchd.log", *inside, "ovs-vswitchd", f"unix:{self.database}", "--disable-system",
-            f"--unixctl={control}/vswitchd.ctl",
-        )  # fmt: skip
+        self.start_switch_daemon()
         self.vsctl("add-br", BRIDGE, "--", "set", "bridge", BRIDGE, "datapath_type=netdev")
         run("ip", "-n", self.name, "addr", "add", "10.64.0.1/22", "dev", BRIDGE)
         run("ip", "-n", self.name, "link", "set", BRIDGE, "up")
+
+    def start_switch_daemon(self) -> None:
+        """Start the switch daemon, for the first time or again."""
+        self.switch_daemon = self._spawn(
+            "vswitchd.log", "nsenter", f"--net=/run/netns/{self.name}", "ovs-vswitchd",
+            f"unix:{self.database}", "--disable-system", f"--unixctl={self.directory}/vswitchd.ctl",
+        )  # fmt: skip
 
     def _start_engine(self) -> None:
         engine = self.directory / "engine"
