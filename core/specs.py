@@ -32,6 +32,8 @@ class PortSpec(msgspec.Struct, frozen=True, tag="port"):
     vlan: int | None = None
     mtu: int | None = None
     lease_generation: int = 0
+    rate_out: int | None = None  # bit/s from the container; None: not limited
+    rate_in: int | None = None  # bit/s to it
 
 
 class ProbeSpec(msgspec.Struct, frozen=True, tag="probe"):

@@ -303,6 +303,8 @@ def port_marks(host: str, answer: Answer) -> list[PortSpec]:
             prefix=int(port["prefix"]),
             vlan=port.get("vlan") or None,
             lease_generation=int(port["generation"]),
+            rate_out=port.get("rate_out"),
+            rate_in=port.get("rate_in"),
         )
         for port in answer.get("ports", [])
     ]
@@ -371,6 +373,8 @@ def _attach(binding: BindingId, wanted: PortSpec, interface: str) -> Operation:
         "mtu": wanted.mtu,
         "generation": wanted.lease_generation,
         "interface": interface,
+        "rate_out": wanted.rate_out,
+        "rate_in": wanted.rate_in,
     }
 
 

@@ -22,9 +22,10 @@ from typing import Any
 
 from mooring.core.errors import Retryable
 from mooring.handlers.hosts import Answer, Operation
+from mooring.handlers.memory_check import facts_in_memory
 
 Hook = Callable[[str], Awaitable[None]]
-_KINDS = ("detach", "attach", "write", "probe", "observe")  # the order in which a play does them
+_KINDS = ("detach", "attach", "write", "probe", "observe", "check")  # the order in which a play does them
 
 
 class HostSilent(Retryable):
@@ -81,6 +82,8 @@ class MemoryPort:
     epoch: int
     start: str
     vlan: int | None = None
+    rate_out: int | None = None
+    rate_in: int | None = None
     inside: tuple[object, ...] = ()  # gateway, routes and MTU, which a mark does not tell
 
 
@@ -186,7 +189,10 @@ class _Play:
         """All operations of one kind."""
         if kind == "attach":
             return self._attach(orders)
-        single = {"detach": self._detach, "write": self._write, "probe": self._probe}.get(kind, self._observe)
+        single = {
+            "detach": self._detach, "write": self._write, "probe": self._probe, "observe": self._observe,
+            "check": self._check,
+        }[kind]  # fmt: skip
         return [self._guarded(single, order) for order in orders]
 
     def _guarded(self, act: Callable[[Operation], Answer], order: Operation) -> Answer:
@@ -252,6 +258,8 @@ class _Play:
             epoch=self._epoch,
             start=container.start,
             vlan=order.get("vlan"),
+            rate_out=order.get("rate_out"),
+            rate_in=order.get("rate_in"),
             inside=(order.get("gateway"), routes, order.get("mtu")),
         )
 
@@ -286,8 +294,12 @@ class _Play:
         return {"ports": ports, "bridge_epoch": self._host.epoch, "files_epoch": files_epoch,
                 "orphans": [], "changed": raised}  # fmt: skip
 
+    def _check(self, order: Operation) -> Answer:
+        return facts_in_memory(self._host.name, len(self._host.ports))
+
     def _described(self, port: MemoryPort) -> Mapping[str, Any]:
-        told = ("address", "prefix", "instance", "task", "app", "slot", "generation", "epoch", "vlan")
+        told = ("address", "prefix", "instance", "task", "app", "slot", "generation", "epoch", "vlan",
+                "rate_out", "rate_in")  # fmt: skip
         alive = self._host.alive(port)
         return {"port": port.name, "container": port.start, "alive": alive, "device": alive,
                 **{key: getattr(port, key) for key in told}}  # fmt: skip

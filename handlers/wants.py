@@ -174,6 +174,7 @@ def _port(facts: Facts, binding: Binding) -> Spec | None:
         # Its pool is no longer configured. That is no reason to pull a live container off the network.
         return binding.sink(NETWORK).wanted
     assert binding.slot is not None
+    rate_out, rate_in = _rates(facts, binding)
     return PortSpec(
         host=binding.host,
         task=binding.task,
@@ -187,7 +188,17 @@ def _port(facts: Facts, binding: Binding) -> Spec | None:
         vlan=facts.wiring.vlan,
         mtu=facts.wiring.mtu,
         lease_generation=facts.lease_generation,
+        rate_out=rate_out,
+        rate_in=rate_in,
     )
+
+
+def _rates(facts: Facts, binding: Binding) -> tuple[int | None, int | None]:
+    """As its app asks for now; what it asked for last, where nothing good is known of the app."""
+    if facts.claim is not None:
+        return facts.claim.rate_out, facts.claim.rate_in
+    earlier = binding.sink(NETWORK).wanted
+    return (earlier.rate_out, earlier.rate_in) if isinstance(earlier, PortSpec) else (None, None)
 
 
 def _probe(facts: Facts, binding: Binding) -> ProbeSpec | None:
