@@ -12,7 +12,7 @@ needs a classifier that kernels lack without saying so, and a userspace switch r
     2. record      in one fenced transaction, before anything is made that must be found again (`limits`)
     3. make        buckets, meters, flows: in place, the port and its traffic are not touched
     4. read back   what does not stand is an error of that port alone
-    5. retire      at the end of the call: records without a port or without rates, first flows and meters
+    5. keep up     at the end of the call, whatever it was about (`upkeep`)
 
 A rate counts whole Ethernet frames.
 """
@@ -27,9 +27,9 @@ from typing import Protocol
 
 from .errors import Refused, Retry
 from .host import APPLY_TIMEOUT_S, FAILURES, Host, Result, failure
-from .limits import Book, Limit, Rates, read_limits
+from .limits import Book, Limit, Rates, book_of
 from .metered_flows import delete_flows, put_flows
-from .meters import Bridge, free_number, meter_for
+from .meters import bridge_of, free_number, meter_for
 from .namespaces import NetworkNamespace
 from .orders import Attach
 from .qdiscs import Qdiscs, Shape, shape_for
@@ -73,7 +73,7 @@ def set_limits(host: Host, jobs: Sequence[Job]) -> None:
 
     Raises one of FAILURES for what concerns all of them.
     """
-    book = _book(host)
+    book = book_of(host)
     shares = [_share(job, book) for job in jobs]
     shares = [share for share in shares if share.rates.any or share.known is not None]
     if not shares:
@@ -89,34 +89,15 @@ def set_limits(host: Host, jobs: Sequence[Job]) -> None:
         limiter.close()
 
 
-def retire_limits(host: Host) -> None:
-    """Step 5: clean up behind ports that are gone and limits that were lifted; raises one of FAILURES."""
-    book = _book(host)
-    if not book.known:
-        return
-    switch = host.switch()
-    dead = book.dead(switch.ports)
-    if not dead:
-        return
-    transaction = host.change(switch)
-    bridge = _bridge(host)
-    delete_flows(bridge, [limit.port for limit in dead if limit.meter is not None])
-    for limit in dead:
-        if limit.meter is not None:
-            bridge.delete(limit.meter)
-    transaction.also(book.delete(dead))
-    transaction.commit(host.database)
-
-
 def standing_rates(host: Host) -> dict[str, Rates]:
     """What really is limited, out of the containers' reach, by port; what cannot be read does not stand."""
-    book = _book(host)
+    book = book_of(host)
     limits = [limit for port in book.known if (limit := book.limit_of(port)) is not None]
     if not limits:
         return {}
     devices, shapes = host.devices(), _shapes()
     try:
-        meters, uses = _bridge(host).meters(), _bridge(host).uses()
+        meters, uses = bridge_of(host).meters(), bridge_of(host).uses()
     except Retry:
         meters, uses = {}, {}
     found: dict[str, Rates] = {}
@@ -136,15 +117,6 @@ def _shapes() -> dict[int, Shape]:
         qdiscs.close()
 
 
-def _book(host: Host) -> Book:
-    bridge, owner = host.settings.bridge, host.settings.owner
-    return Book(bridge, owner, read_limits(host.database, bridge, owner))
-
-
-def _bridge(host: Host) -> Bridge:
-    return Bridge(host.settings.database, host.settings.bridge)
-
-
 def _share(job: Job, book: Book) -> _Share:
     rates = Rates(job.order.rate_out, job.order.rate_in)
     known = book.limit_of(job.port_name)
@@ -157,7 +129,7 @@ class _Limiter:
     def __init__(self, host: Host, book: Book) -> None:
         self._host = host
         self._book = book
-        self._bridge = _bridge(host)
+        self._bridge = bridge_of(host)
         self._switch: Switch = host.switch()
         self._devices = host.devices()
         self._qdiscs = Qdiscs()

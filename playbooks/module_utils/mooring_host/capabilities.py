@@ -17,14 +17,13 @@ from typing import Any
 
 from .errors import OperationError
 from .host import FAILURES, Host, Result
-from .meters import Bridge
+from .meters import bridge_of
 from .orders import Check
 from .ovsdb import DATABASE, Operation, Row, first, mapping, members
 from .switch import OWNER_MARK, PROBE_MARK
-from .trials import try_out
+from .trials import EVERYWHERE, try_out
 
 PROGRAMS = ("tc", "ovs-ofctl", "ovs-vsctl", "pipework")
-_EVERYWHERE = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"))
 
 
 def check(host: Host, order: Check) -> Result:
@@ -39,7 +38,7 @@ def check(host: Host, order: Check) -> Result:
         "python": platform.python_version(),
         "program": content_version(),
         "ipv6": os.path.isdir("/proc/sys/net/ipv6"),
-        "programs": {name: shutil.which(name, path=_EVERYWHERE) for name in PROGRAMS},
+        "programs": {name: shutil.which(name, path=EVERYWHERE) for name in PROGRAMS},
         "state_dir": host.settings.state_dir,
         "free_bytes": _free_bytes(host.settings.state_dir),
         "switch": switch,
@@ -78,7 +77,7 @@ def _free_bytes(directory: str) -> int:
 def _meters(host: Host) -> str:
     """ "" if the datapath has meters, else why not."""
     try:
-        highest = Bridge(host.settings.database, host.settings.bridge).highest()
+        highest = bridge_of(host).highest()
     except OperationError as error:
         return str(error)
     return "" if highest else "the datapath has no meters"
@@ -110,10 +109,11 @@ def _switch(host: Host) -> dict[str, Any]:
 
 def _installed_version() -> str:
     """For a switch that was started by hand, which does not enter its version into the database."""
+    program = shutil.which("ovs-vswitchd", path=EVERYWHERE)
+    if program is None:
+        return ""
     try:
-        done = subprocess.run(
-            ["ovs-vswitchd", "--version"], capture_output=True, text=True, timeout=5, check=False
-        )
+        done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.partition("\n")[0].rpartition(" ")[2]

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from .host import Host
 from .ovsdb import Operation, Ovsdb, Row, first, mapping, strings
 from .switch import MARK, OWNER_MARK, number
 
@@ -90,6 +91,12 @@ def _marks(bridge: str, owner: str, port: str, rates: Rates, meter: int | None) 
     return strings({OWNER_MARK: owner, _BRIDGE_MARK: bridge, _PORT_MARK: port, **told})
 
 
+def book_of(host: Host) -> Book:
+    """The records of the host's bridge."""
+    bridge, owner = host.settings.bridge, host.settings.owner
+    return Book(bridge, owner, read_limits(host.database, bridge, owner))
+
+
 class Book:
     """Writes the records of one bridge."""
 
@@ -103,9 +110,13 @@ class Book:
         limits = sorted(self.known.get(port, []), key=lambda limit: not limit.held)
         return limits[0] if limits else None
 
+    def all(self) -> list[Limit]:
+        """Every record."""
+        return [limit for limits in self.known.values() for limit in limits]
+
     def taken(self) -> set[int]:
         """The meters that are written down."""
-        return {limit.meter for limits in self.known.values() for limit in limits if limit.meter is not None}
+        return {limit.meter for limit in self.all() if limit.meter is not None}
 
     def write(self, port: str, rates: Rates, meter: int | None) -> list[Operation]:
         """Write down what a port is limited to; without rates its record becomes void."""
@@ -127,12 +138,10 @@ class Book:
     def dead(self, ports: Iterable[str]) -> list[Limit]:
         """The records that limit nothing any more, given the ports that stand."""
         standing = set(ports)
-        return [
-            limit
-            for limits in self.known.values()
-            for limit in limits
-            if limit.port not in standing or not limit.rates.any or (len(limits) > 1 and not limit.held)
-        ]
+        return [limit for limit in self.all() if limit.port not in standing or self._is_idle(limit)]
+
+    def _is_idle(self, limit: Limit) -> bool:
+        return not limit.rates.any or (not limit.held and len(self.known[limit.port]) > 1)
 
     @staticmethod
     def delete(limits: Iterable[Limit]) -> list[Operation]:

@@ -24,6 +24,7 @@ from collections.abc import Container as Collection
 from dataclasses import dataclass
 
 from .errors import Retry
+from .host import Host
 
 TIMEOUT_S = 5
 BURST_S = 0.1
@@ -107,6 +108,11 @@ class Bridge:
         if done.returncode:
             raise Retry(f"ovs-ofctl {command}: {' '.join(done.stderr.split())[:300]}")
         return done.stdout
+
+
+def bridge_of(host: Host) -> Bridge:
+    """The host's bridge."""
+    return Bridge(host.settings.database, host.settings.bridge)
 
 
 def read_meters(told: str) -> dict[int, Meter | None]:

@@ -20,7 +20,6 @@ from dataclasses import replace
 from typing import Any
 
 from .attach import attach
-from .bandwidth import retire_limits
 from .capabilities import check
 from .detach import detach
 from .errors import OperationError
@@ -30,6 +29,7 @@ from .orders import Attach, Check, Detach, Observe, Order, Probe, Write, parse
 from .probing import probe
 from .reloads import write
 from .turns import PORTS, my_turn
+from .upkeep import keep_up_limits
 
 Kinds = Sequence[tuple[type, Callable[[Host, Any], list[Result]]]]
 
@@ -68,10 +68,10 @@ def _wire(host: Host, orders: Mapping[int, Order]) -> dict[int, Result]:
 
 
 def _tidy_up(host: Host) -> None:
-    """What cannot be cleaned up now is cleaned up by the next call."""
+    """What cannot be cleaned up or restored now is by the next call."""
     if not host.settings.check:
         with contextlib.suppress(*FAILURES):
-            retire_limits(host)
+            keep_up_limits(host)
 
 
 def _perform(host: Host, kinds: Kinds, orders: Mapping[int, Order]) -> dict[int, Result]:

@@ -19,6 +19,8 @@ from .namespaces import CLONE_NEWNET
 from .netlink import attribute
 from .qdiscs import Qdiscs, shape_for
 
+# Not every login has the directories of system programs on its path.
+EVERYWHERE = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"))
 DEVICE, PEER = "mtrial0", "mtrial1"
 TIMEOUT_S = 5
 TCA_HTB_INIT = 2
@@ -81,21 +83,22 @@ def _htb(qdiscs: Qdiscs, index: int) -> None:
 
 def _policing(qdiscs: Qdiscs, index: int) -> None:
     """As Open vSwitch sets it: a classifier at the ingress, with the action `police`."""
-    if shutil.which("tc") is None:
+    tc = shutil.which("tc", path=EVERYWHERE)
+    if tc is None:
         raise OSError("not found out: the program tc is missing")
-    _tc("qdisc", "add", "dev", DEVICE, "handle", "ffff:", "ingress")
-    match = ("filter", "add", "dev", DEVICE, "parent", "ffff:", "protocol", "all", "prio", "49")
+    _run(tc, "qdisc", "add", "dev", DEVICE, "handle", "ffff:", "ingress")
+    match = (tc, "filter", "add", "dev", DEVICE, "parent", "ffff:", "protocol", "all", "prio", "49")
     police = ("police", "rate", "10mbit", "burst", "100k", "conform-exceed", "drop")
     try:
-        _tc(*match, "matchall", "action", *police)
+        _run(*match, "matchall", "action", *police)
     except OSError:
-        _tc(*match, "basic", "action", *police)
+        _run(*match, "basic", "action", *police)
 
 
-def _tc(*words: str) -> None:
-    done = subprocess.run(("tc", *words), capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+def _run(*words: str) -> None:
+    done = subprocess.run(words, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     if done.returncode:
-        raise OSError(" ".join(done.stderr.split())[:200] or f"tc ended with {done.returncode}")
+        raise OSError(" ".join(done.stderr.split())[:200] or f"{words[0]} ended with {done.returncode}")
 
 
 _TRIALS: dict[str, Callable[[Qdiscs, int], None]] = {"tbf": _tbf, "htb": _htb, "policing": _policing}
