@@ -7,16 +7,19 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from mooring.controller.drift import told
 from mooring.core.bandwidth import HIGHEST, LOWEST, bandwidth_text, parse_bandwidth
 from mooring.core.errors import LabelRefused
 from mooring.core.labels import Claim, parse_claim
 from mooring.core.model import App, AppId, SinkState
+from mooring.core.sink import Observation
 from mooring.core.specs import PortSpec, decode_spec, encode_spec
-from mooring.handlers.hosts import as_marked, port_marks
+from mooring.handlers.hosts import as_marked, port_key, port_marks
 from mooring.handlers.memory_hosts import MemoryHosts
 from mooring.handlers.wants import NETWORK, Wiring, wants_of
+from tests.unit.test_drift import settled, words
 from tests.unit.test_labels import RULES
 from tests.unit.test_wants import binding, facts
 
@@ -126,3 +129,14 @@ def test_a_host_tells_the_limits_that_stand() -> None:
     answers = world.play("h1", [order, {"op": "observe", "id": "o"}], 1)
     [seen] = port_marks("h1", answers[1])
     assert seen == as_marked(limited(1, 2))
+
+
+async def test_a_limit_that_does_not_stand_is_drift() -> None:
+    port = limited(1_000_000, 2_000_000)
+    there = as_marked(port)
+    places = frozenset({port.host})
+    sound = Observation({port_key(port): there}, places=places)
+    assert await words(NETWORK, sound, settled(0, NETWORK, port)) == []
+    lost = Observation({port_key(port): structs.replace(there, rate_out=None)}, places=places)
+    [(kind, _, detail)] = await words(NETWORK, lost, settled(0, NETWORK, port))
+    assert (kind, detail) == ("different", "rate_out is None in place of 1000000")
