@@ -20,14 +20,13 @@ A rate counts whole Ethernet frames.
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from .errors import Refused, Retry
+from .errors import OperationError, Retry
 from .host import APPLY_TIMEOUT_S, FAILURES, Host, Result, failure
-from .limits import Book, Limit, Rates, book_of
+from .limits import Book, Limit, Rates, book_of, cannot_limit
 from .metered_flows import delete_flows, put_flows
 from .meters import bridge_of, free_number, meter_for
 from .namespaces import NetworkNamespace
@@ -71,7 +70,8 @@ class _Share:
 def set_limits(host: Host, jobs: Sequence[Job]) -> None:
     """Steps 1 to 4 for ports that stand; sets `limited`, and `result` where it did not succeed.
 
-    Raises one of FAILURES for what concerns all of them.
+    A port without a limit never ends because of another's; one of FAILURES is raised only where the records
+    cannot be read.
     """
     book = book_of(host)
     shares = [_share(job, book) for job in jobs]
@@ -85,6 +85,9 @@ def set_limits(host: Host, jobs: Sequence[Job]) -> None:
     limiter = _Limiter(host, book)
     try:
         limiter.limit(shares)
+    except FAILURES as error:
+        for share in shares:
+            share.job.result = share.job.result or failure(share.job.order.id, error)
     finally:
         limiter.close()
 
@@ -98,7 +101,7 @@ def standing_rates(host: Host) -> dict[str, Rates]:
     devices, shapes = host.devices(), _shapes()
     try:
         meters, uses = bridge_of(host).meters(), bridge_of(host).uses()
-    except Retry:
+    except OperationError:
         meters, uses = {}, {}
     found: dict[str, Rates] = {}
     for limit in limits:
@@ -167,7 +170,7 @@ class _Limiter:
 
         def choose(share: _Share) -> None:
             if highest == 0:
-                raise _impossible(
+                raise cannot_limit(
                     "its switch has no OpenFlow meters", "upgrade its kernel (4.15) or its switch"
                 )
             share.meter = free_number(share.port, taken, highest)
@@ -225,7 +228,7 @@ class _Limiter:
             qdiscs.shape(index, wanted, mtu)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.EOPNOTSUPP):
-                raise _impossible("its kernel has no token bucket", "install the module sch_tbf") from error
+                raise cannot_limit("its kernel has no token bucket", "install the module sch_tbf") from error
             raise
         if qdiscs.shapes().get(index) != wanted:
             raise Retry(f"the bandwidth limit of port {share.port} was not taken by the kernel")
@@ -264,13 +267,6 @@ class _Limiter:
         metered = share.meter is not None and self._meters.get(share.meter) == meter_for(out)
         if not metered or not self._uses.get(share.meter or 0):
             raise Retry(f"the switch does not meter port {share.port}, although it was told to")
-
-
-def _impossible(why: str, remedy: str) -> Refused:
-    host = os.uname().nodename
-    return Refused(
-        f"host {host} cannot limit bandwidth: {why}; {remedy}, or take MOORING_BANDWIDTH off the app"
-    )
 
 
 def _each(shares: list[_Share], step: Callable[[_Share], None]) -> list[_Share]:

@@ -12,9 +12,11 @@ meter.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from .errors import Refused
 from .host import Host
 from .ovsdb import Operation, Ovsdb, Row, first, mapping, strings
 from .switch import MARK, OWNER_MARK, number
@@ -48,6 +50,14 @@ class Limit:
     rates: Rates
     meter: int | None
     held: bool
+
+
+def cannot_limit(why: str, remedy: str) -> Refused:
+    """What an attach is refused with where the host has not what a limit takes."""
+    host = os.uname().nodename
+    return Refused(
+        f"host {host} cannot limit bandwidth: {why}; {remedy}, or take MOORING_BANDWIDTH off the app"
+    )
 
 
 def read_limits(database: Ovsdb, bridge: str, owner: str) -> dict[str, list[Limit]]:

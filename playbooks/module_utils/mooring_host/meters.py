@@ -25,7 +25,9 @@ from dataclasses import dataclass
 
 from .errors import Retry
 from .host import Host
+from .limits import cannot_limit
 
+PROGRAM = "ovs-ofctl"
 TIMEOUT_S = 5
 BURST_S = 0.1
 LEAST_BURST_KBIT = 512  # some tens of frames
@@ -60,7 +62,7 @@ def free_number(port: str, taken: Collection[int], highest: int) -> int:
 
 
 class Bridge:
-    """The bridge, by its management socket; what fails is a Retry in the program's own words."""
+    """The bridge, by its management socket; what fails is told in the program's own words."""
 
     def __init__(self, database: str, bridge: str) -> None:
         self._target = f"unix:{os.path.join(os.path.dirname(database), bridge)}.mgmt"
@@ -92,17 +94,15 @@ class Bridge:
         self.ask("add-flows", "-", options=("--bundle",), given="\n".join(lines))
 
     def ask(self, command: str, *words: str, options: tuple[str, ...] = (), given: str | None = None) -> str:
-        """Run one command of `ovs-ofctl` and return what it prints; raises Retry."""
+        """Run one command of `ovs-ofctl` and return what it prints; raises Retry, or Refused without it."""
         always = ("-O", "OpenFlow13", f"--timeout={TIMEOUT_S}")
-        call = ["ovs-ofctl", *always, *options, command, self._target, *words]
+        call = [PROGRAM, *always, *options, command, self._target, *words]
         try:
             done = subprocess.run(
                 call, input=given, capture_output=True, text=True, timeout=TIMEOUT_S + 2, check=False
             )
         except FileNotFoundError as error:
-            raise Retry(
-                "the program ovs-ofctl is missing on this host; install Open vSwitch's tools"
-            ) from error
+            raise cannot_limit(f"the program {PROGRAM} is missing", "install Open vSwitch's tools") from error
         except subprocess.TimeoutExpired as error:
             raise Retry(f"ovs-ofctl {command} did not end: is ovs-vswitchd running?") from error
         if done.returncode:

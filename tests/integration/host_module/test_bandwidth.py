@@ -13,7 +13,7 @@ import pytest
 from mooring.playbooks.module_utils.mooring_host import bandwidth, meters
 
 from .rig import BRIDGE, HostRig, run, until
-from .test_ports import attached, ours, removal
+from .test_ports import attached, order, ours, removal
 
 pytestmark = pytest.mark.root
 RATE = 20_000_000  # bit/s: low enough for any machine
@@ -202,7 +202,7 @@ def test_what_is_not_ours_stays(rig: HostRig, limited: Seat) -> None:
         openflow(rig, "del-meter", "meter=7")
 
 
-@pytest.mark.parametrize("missing", ["meters", "tbf"])
+@pytest.mark.parametrize("missing", ["meters", "tbf", "ovs-ofctl"])
 def test_where_the_host_cannot_keep_it_the_attach_is_refused(
     rig: HostRig, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
@@ -211,16 +211,19 @@ def test_where_the_host_cannot_keep_it_the_attach_is_refused(
 
     if missing == "meters":
         monkeypatch.setattr(meters.Bridge, "highest", lambda _: 0)
-    else:
+    elif missing == "tbf":
         monkeypatch.setattr(bandwidth.Qdiscs, "shape", no_bucket)
-    task, container = rig.container()
-    asked, _, _ = attached(rig)
+    else:
+        monkeypatch.setattr(meters, "PROGRAM", "ovs-ofctl-that-nobody-has")
+    (task, container), (other, _) = rig.container(), rig.container()
     before = rig.ports()
-    wish = {**asked, "id": "x", "task_id": task, "address": "10.64.3.77", "instance": f"of.{task}", **LIMITED}
-    [result] = rig.do(wish)
-    assert result["status"] == "refused"
-    assert "cannot limit bandwidth" in result["reason"]
-    assert "MOORING_BANDWIDTH" in result["reason"]
+    unlimited = order(other)
+    [refused, done] = rig.do(order(task, **LIMITED), unlimited)
+    assert (refused["status"], done["status"]) == ("refused", "done")
+    assert "cannot limit bandwidth" in refused["reason"]
+    assert "MOORING_BANDWIDTH" in refused["reason"]
+    monkeypatch.undo()
+    rig.do(removal(unlimited))
     assert rig.ports() == before
     assert records(rig) == []
     assert "eth0" not in rig.inside(container, "ip", "addr")
