@@ -76,6 +76,8 @@ def _free_bytes(directory: str) -> int:
 
 def _meters(host: Host) -> str:
     """ "" if the datapath has meters, else why not."""
+    if shutil.which(PROGRAM, path=EVERYWHERE) is None:
+        return f"the program {PROGRAM} is missing"
     try:
         highest = bridge_of(host).highest()
     except OperationError as error:
