@@ -29,12 +29,15 @@ from prometheus_client import CollectorRegistry
 
 from mooring.cext import IMPLEMENTATION
 from mooring.controller.access import Access
+from mooring.controller.capabilities import HostReport
+from mooring.controller.capabilities import check_hosts as ask_hosts
 from mooring.controller.capacity import pool_lines
 from mooring.controller.claims import Claims
 from mooring.controller.control import ControlServer
 from mooring.controller.control_client import ControlClient, NotPermitted, Unreachable
 from mooring.controller.doors import history as doors_history
 from mooring.controller.doors import hosts as doors_hosts
+from mooring.controller.doors import hosts_check as doors_hosts_check
 from mooring.controller.doors import pools as doors_pools
 from mooring.controller.doors import rebuild as doors_rebuild
 from mooring.controller.doors import verify as doors_verify
@@ -219,6 +222,7 @@ async def _open_doors(
             ),
             *doors_pools.routes(engine.pools),
             *doors_hosts.routes(engine, ground),
+            *doors_hosts_check.routes(ground),
             *doors_rebuild.routes(engine.rebuild),
             *doors_verify.routes(engine.verifier, engine.planner),
         ],
@@ -271,6 +275,14 @@ async def check(settings: Settings) -> list[tuple[str, bool, str]]:
         lines = [await _checked("marathon", lambda: _who_answers(marathon))]
         lines += [await _checked(sink.name, sink.check) for sink in await _sinks_to_check(settings, stack)]
         return lines + await _pools_checked(settings, marathon)
+
+
+async def check_hosts(settings: Settings, names: Sequence[str]) -> list[HostReport]:
+    """What the hosts can do, asked without a daemon; all if none is named. Raises `Refused` for others."""
+    async with AsyncExitStack() as stack:
+        clock = SystemClock()
+        hosts = Hosts(open_plays(settings, clock, stack), clock, NO_EPOCH)
+        return await ask_hosts(hosts, await inventory_hosts(settings.ansible.inventory), names)
 
 
 async def _sinks_to_check(settings: Settings, stack: AsyncExitStack) -> Sequence[Sink]:

@@ -25,6 +25,7 @@ from enum import StrEnum
 import msgspec
 
 from mooring.controller.breath import Breath
+from mooring.core.bandwidth import bandwidth_text
 from mooring.core.errors import Refused
 from mooring.core.model import Binding, BindingId, SinkName
 from mooring.core.sink import Observation
@@ -223,7 +224,9 @@ def told(spec: Spec | None) -> str:
         case PortSpec():
             vlan = "" if spec.vlan is None else f" in VLAN {spec.vlan}"
             second = f" and {spec.address6}/{spec.prefix6}" if spec.address6 else ""
-            return f"port of {spec.task} with {spec.address}/{spec.prefix}{second}{vlan}"
+            rates = bandwidth_text(spec.rate_out, spec.rate_in)
+            limit = f" limited to {rates}" if rates else ""
+            return f"port of {spec.task} with {spec.address}/{spec.prefix}{second}{vlan}{limit}"
         case NameSpec():
             return f"{spec.name} and {spec.address}"
         case SharedNameSpec():

@@ -36,6 +36,8 @@ class PortSpec(msgspec.Struct, frozen=True, tag="port"):
     address6: str | None = None  # the partner of `address`, where the pool is paired
     prefix6: int | None = None
     gateway6: str | None = None
+    rate_out: int | None = None  # bit/s from the container; None: not limited
+    rate_in: int | None = None  # bit/s to it
 
 
 class ProbeSpec(msgspec.Struct, frozen=True, tag="probe"):

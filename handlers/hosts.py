@@ -332,6 +332,8 @@ def port_marks(host: str, answer: Answer) -> list[PortSpec]:
             barred=tuple(map(str, port.get("barred", ()))),
             address6=port.get("address6") or None,
             prefix6=port.get("prefix6") or None,
+            rate_out=port.get("rate_out"),
+            rate_in=port.get("rate_in"),
         )
         for port in answer.get("ports", [])
     ]
@@ -410,6 +412,8 @@ def _attach(binding: BindingId, wanted: PortSpec, interface: str) -> Operation:
         "address6": wanted.address6,
         "prefix6": wanted.prefix6,
         "gateway6": wanted.gateway6,
+        "rate_out": wanted.rate_out,
+        "rate_in": wanted.rate_in,
     }
 
 

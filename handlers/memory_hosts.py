@@ -22,9 +22,10 @@ from typing import Any
 
 from mooring.core.errors import Retryable
 from mooring.handlers.hosts import Answer, Operation
+from mooring.handlers.memory_check import facts_in_memory
 
 Hook = Callable[[str], Awaitable[None]]
-_KINDS = ("detach", "detect", "attach", "write", "probe", "observe")  # the order in which a play does them
+_KINDS = ("detach", "detect", "attach", "write", "probe", "observe", "check")  # the order in a play
 
 
 class HostSilent(Retryable):
@@ -84,6 +85,8 @@ class MemoryPort:
     start: str
     vlan: int | None = None
     barred: tuple[str, ...] = ()  # what it may not reach
+    rate_out: int | None = None
+    rate_in: int | None = None
     inside: tuple[object, ...] = ()  # gateways, routes and MTU, which a mark does not tell
     address6: str | None = None
     prefix6: int | None = None
@@ -205,8 +208,10 @@ class _Play:
         """All operations of one kind."""
         if kind == "attach":
             return self._attach(orders)
-        single = {"detach": self._detach, "detect": self._detect, "write": self._write,
-                  "probe": self._probe}.get(kind, self._observe)  # fmt: skip
+        single = {
+            "detach": self._detach, "detect": self._detect, "write": self._write, "probe": self._probe,
+            "observe": self._observe, "check": self._check,
+        }[kind]  # fmt: skip
         return [self._guarded(single, order) for order in orders]
 
     def _guarded(self, act: Callable[[Operation], Answer], order: Operation) -> Answer:
@@ -275,6 +280,8 @@ class _Play:
             start=container.start,
             vlan=order.get("vlan"),
             barred=tuple(order.get("barred") or ()),
+            rate_out=order.get("rate_out"),
+            rate_in=order.get("rate_in"),
             inside=(order.get("gateway"), order.get("gateway6"), routes, order.get("mtu")),
             address6=order.get("address6"),
             prefix6=order.get("prefix6"),
@@ -317,9 +324,12 @@ class _Play:
         return {"ports": ports, "bridge_epoch": self._host.epoch, "files_epoch": files_epoch,
                 "orphans": [], "changed": raised}  # fmt: skip
 
+    def _check(self, order: Operation) -> Answer:
+        return facts_in_memory(self._host.name, len(self._host.ports))
+
     def _described(self, port: MemoryPort) -> Mapping[str, Any]:
         told = ("address", "prefix", "address6", "prefix6", "instance", "task", "app", "slot", "generation",
-                "epoch", "vlan")  # fmt: skip
+                "epoch", "vlan", "rate_out", "rate_in")  # fmt: skip
         alive = self._host.alive(port)
         return {"port": port.name, "container": port.start, "alive": alive, "device": alive,
                 "barred": list(port.barred),

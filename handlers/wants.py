@@ -182,7 +182,8 @@ def _serves_already(state: SinkState, wanted: Spec | None) -> bool:
 
 def _core(port: PortSpec) -> PortSpec:
     """A port as far as its leased address goes."""
-    return structs.replace(port, barred=(), address6=None, prefix6=None, gateway6=None)
+    later = {"barred": (), "rate_out": None, "rate_in": None}
+    return structs.replace(port, address6=None, prefix6=None, gateway6=None, **later)
 
 
 def _has_files(binding: Binding) -> bool:
@@ -198,6 +199,7 @@ def _port(facts: Facts, binding: Binding) -> Spec | None:
         # Its pool is no longer configured. That is no reason to pull a live container off the network.
         return binding.sink(NETWORK).wanted
     assert binding.slot is not None
+    rate_out, rate_in = _rates(facts, binding)
     port = PortSpec(
         host=binding.host,
         task=binding.task,
@@ -212,6 +214,8 @@ def _port(facts: Facts, binding: Binding) -> Spec | None:
         mtu=facts.wiring.mtu,
         lease_generation=facts.lease_generation,
         barred=facts.wiring.barred,
+        rate_out=rate_out,
+        rate_in=rate_in,
     )
     second = facts.wiring.second
     if second is None:
@@ -227,6 +231,14 @@ def _address6(facts: Facts, binding: Binding) -> str | None:
         return facts.wiring.second.address if facts.wiring.second else None
     earlier = binding.sink(NETWORK).wanted  # as in `_port`
     return earlier.address6 if isinstance(earlier, PortSpec) else None
+
+
+def _rates(facts: Facts, binding: Binding) -> tuple[int | None, int | None]:
+    """As its app asks for now; what it asked for last, where nothing good is known of the app."""
+    if facts.claim is not None:
+        return facts.claim.rate_out, facts.claim.rate_in
+    earlier = binding.sink(NETWORK).wanted
+    return (earlier.rate_out, earlier.rate_in) if isinstance(earlier, PortSpec) else (None, None)
 
 
 def _probe(facts: Facts, binding: Binding) -> ProbeSpec | None:

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import click
 
+from mooring.controller.commands.hosts_check import check
 from mooring.controller.commands.place import Place
 from mooring.controller.commands.screen import Screen, json_option, moment, print_json
 from mooring.controller.control_client import ControlClient
@@ -61,6 +62,9 @@ def unfence(ctx: click.Context, host: str) -> None:
     """
     found = _client(ctx.obj).ask("DELETE", f"/hosts/{quote(host, safe='')}/fence", list[HostRow])
     _show(Screen(), found)
+
+
+hosts.add_command(check)
 
 
 def _client(place: Place) -> ControlClient:

@@ -14,8 +14,10 @@ from hashlib import sha256
 from ipaddress import ip_address
 from typing import Any, Protocol
 
+import msgspec
 import pytest
 
+from mooring.controller.capabilities import HostFacts, faults_of
 from mooring.core.clock import SystemClock
 from mooring.core.errors import Retryable
 from mooring.core.model import BindingId, Epoch
@@ -176,7 +178,14 @@ async def test_a_second_attach_changes_nothing(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"vlan": 100}, {"generation": 2}, {"routes": []}, {"barred": ["10.9.0.0/24", "fd09::/64"]}]
+    "change",
+    [
+        {"vlan": 100},
+        {"generation": 2},
+        {"routes": []},
+        {"barred": ["10.9.0.0/24", "fd09::/64"]},
+        {"rate_out": 1_000_000, "rate_in": 2_000_000},
+    ],
 )
 async def test_what_differs_is_changed_in_place(bench: Bench, change: Mapping[str, Any]) -> None:
     asked, port = await attached(bench)
@@ -193,6 +202,28 @@ async def test_marks_tell_the_port_again(bench: Bench) -> None:
         asked["task_id"], asked["app"], asked["slot"], asked["instance"], 22, 7, 1,
     )  # fmt: skip
     assert spec.barred == ("10.9.0.0/24", "fd09::/64")
+
+
+async def test_a_limit_is_told_while_it_stands(bench: Bench) -> None:
+    asked, _ = await attached(bench, rate_out=1_000_000, rate_in=2_000_000)
+    lifted = {**asked, "rate_out": None, "rate_in": None}
+    for order, rates in ((asked, (1_000_000, 2_000_000)), (lifted, (None, None))):
+        await bench.do(order)
+        [report] = await bench.do({"op": "observe", "id": "o"})
+        [spec] = [spec for spec in port_marks(HOST, report) if spec.address == asked["address"]]
+        assert (spec.rate_out, spec.rate_in) == rates
+
+
+async def test_a_check_tells_facts_and_changes_nothing(bench: Bench) -> None:
+    await attached(bench)
+    [answer] = await bench.do({"op": "check", "id": "c"})
+    assert verdict(answer) == ("done", False)
+    facts = msgspec.convert(dict(answer), HostFacts)
+    assert list(faults_of(facts)) == []
+    assert (facts.switch.datapath, facts.switch.checksum_offload_off) == ("netdev", True)
+    assert facts.switch.ports > 0
+    assert facts.engine.version
+    assert (facts.limits["tbf"], facts.limits["meters"]) == ("", "")
 
 
 async def test_an_absent_container_is_waited_for(bench: Bench) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from .bandwidth import set_limits
 from .committing import commit_and_configure, finish
 from .detect import judge, probe_wire, questions_of, remove_probes
 from .errors import Refused, Retry
@@ -132,6 +133,7 @@ def _attempt(host: Host, jobs: list[Job]) -> None:
     switch, devices = host.switch(), host.devices()
     going = each(jobs, partial(plan, host, switch, devices))
     if host.settings.check:
+        set_limits(host, going)
         each(going, finish)
         return
     linked = each(going, partial(link, host))

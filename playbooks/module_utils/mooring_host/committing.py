@@ -10,6 +10,7 @@ import contextlib
 from functools import partial
 
 from .announce import Announcement, announce_later
+from .bandwidth import set_limits
 from .errors import Retry
 from .host import APPLY_TIMEOUT_S, FAILURES, Host, Result
 from .isolation import Isolation, isolate
@@ -51,8 +52,8 @@ def _after_commit(host: Host, jobs: list[Job], wanted: int | None) -> None:
     if not applied:
         raise Retry(f"ovs-vswitchd did not apply the change within {APPLY_TIMEOUT_S:g} s")
     switch = host.switch()
-    each(jobs, partial(_check_port, switch))
-    _guard(host, jobs)
+    _guard(host, each(jobs, partial(_check_port, switch)))
+    set_limits(host, [job for job in jobs if job.result is None])
     each(jobs, partial(_raise, host))
     each(jobs, _configure)
     created = [job for job in jobs if job.linked]
@@ -123,7 +124,7 @@ def finish(job: Job) -> None:
         "container": job.container.incarnation,
         "removed": sorted(port.name for port in job.plan.supersede),
     }
-    job.result = Result(job.order.id, "done", changed=not job.idle, details=details)
+    job.result = Result(job.order.id, "done", changed=job.limited or not job.idle, details=details)
 
 
 def _announcements(job: Job) -> list[Announcement]:

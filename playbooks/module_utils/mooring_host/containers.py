@@ -82,6 +82,10 @@ class Engine:
             self._connection.close()
             self._connection = None
 
+    def version(self) -> str:
+        """The engine's own version; raises Retry if it does not answer."""
+        return str(self._get("/version")["Version"])
+
     # Finding
 
     def running_ids(self) -> set[str]:

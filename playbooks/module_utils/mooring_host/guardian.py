@@ -9,7 +9,8 @@ stands in the ports' marks in the database, so nothing is saved and nothing can 
 the controller nor the network is needed.  It looks again after `SETTLE_S`, when the switch has numbered all
 ports anew, and then every `LOOK_S`, which mends what somebody deletes by hand.
 
-It changes rules that carry our cookie and nothing else.  While it runs it holds a lock, by which others know
+It restores the meters of limited ports in the same way (see `upkeep`).  It changes what carries our cookie
+and nothing else.  While it runs it holds a lock, by which others know
 that somebody will restore the rules; only then do they make the bridge secure.
 """
 
@@ -29,6 +30,7 @@ from .host import FAILURES, Host, Settings
 from .isolation import guardian_turn, isolate
 from .openflow import management_socket
 from .turns import my_turn
+from .upkeep import restore_limits
 
 KNOCK_S = 0.05  # between two attempts to connect
 AGAIN_S = 0.2  # after a look that failed
@@ -133,6 +135,7 @@ class Guardian:
         host = Host(self._settings)
         try:
             told = isolate(host, secure=False)
+            restore_limits(host)
         except FAILURES as error:
             return self._tell(f"bridge {self._settings.bridge}: {error}")
         except Exception as error:  # whatever it is, nobody else would restore the rules

@@ -38,9 +38,11 @@ from .netlink import Address, Network, mac_bytes
 REASONS = ("address", "mac", "arp", "nd", "tagged", "dhcp", "barred", "other")
 MAGIC = 0xA0B  # the top 12 bits of every cookie of ours
 COMMON = 0  # in the owner's place: rules that do not depend on the owner
+LIMITED = 0xFFFF  # in the owner's place: rules that send a port through its meter (see `metered_flows`)
 BASE_TABLE = 250
+FORWARD_TABLE = 251  # where what the guards let pass is forwarded, through the port's meter if it has one
 FIRST_NUMBER, LAST_NUMBER = 0x4000, 0x7FFF  # of our ports; what Open vSwitch chooses itself begins at 1
-DROP, FORWARD = "drop", "NORMAL"
+DROP, FORWARD, PASS = "drop", "NORMAL", f"resubmit(,{FORWARD_TABLE})"
 TAGGED, SERVERS, BARRED, OWN_ND, LOCAL, OWN_IP, SPOOFED, OTHER, REST = (
     60090, 60080, 60070, 60060, 60055, 60050, 60040, 60035, 60030,
 )  # fmt: skip
@@ -92,8 +94,8 @@ def owner_of(cookie: int) -> int | None:
 
 
 def owner_part(owner: str) -> int:
-    """The owner's part of its cookies, never COMMON."""
-    return _hash("owner", owner, bits=16) or 1
+    """The owner's part of its cookies, never COMMON nor LIMITED."""
+    return min(_hash("owner", owner, bits=16) or 1, LIMITED - 1)
 
 
 def guards_for(owner: str, port: Guarded) -> list[Rule]:
@@ -103,6 +105,11 @@ def guards_for(owner: str, port: Guarded) -> list[Rule]:
         _rule(prefix, 0, priority, f"in_port={port.number}{match and ','}{match}", actions, reason)
         for priority, match, actions, reason in _guards(port)
     ]
+
+
+def forward_rules() -> list[Rule]:
+    """What happens to what the guards let pass, where the port has no meter."""
+    return [_rule(MAGIC << 52 | COMMON << 36, FORWARD_TABLE, 0, "", FORWARD, "")]
 
 
 def base_rules(foreign: Iterable[int]) -> list[Rule]:
@@ -138,8 +145,8 @@ def _guards(port: Guarded) -> Iterator[_Guard]:
     yield from _barred(port.barred)
     yield from _arp(own, port.mac, four)
     yield from _discovery(own, port.mac, six)
-    yield from ((OWN_IP, f"ip,{own},nw_src={address}", FORWARD, "") for address in four)
-    yield from ((OWN_IP, f"ipv6,{own},ipv6_src={address}", FORWARD, "") for address in six)
+    yield from ((OWN_IP, f"ip,{own},nw_src={address}", PASS, "") for address in four)
+    yield from ((OWN_IP, f"ipv6,{own},ipv6_src={address}", PASS, "") for address in six)
     yield SPOOFED, f"arp,{own}", DROP, "arp"
     yield SPOOFED, f"ip,{own}", DROP, "address"
     yield SPOOFED, f"ipv6,{own}", DROP, "address"
@@ -161,8 +168,8 @@ def _barred(networks: Collection[Network]) -> Iterator[_Guard]:
 
 def _arp(own: str, mac: str, addresses: Collection[str]) -> Iterator[_Guard]:
     for address in addresses:
-        yield OWN_ND, f"arp,{own},arp_sha={mac},arp_spa={address}", FORWARD, ""
-        yield OWN_ND, f"arp,{own},arp_sha={mac},arp_spa={_NOBODY_4},arp_tpa={address}", FORWARD, ""
+        yield OWN_ND, f"arp,{own},arp_sha={mac},arp_spa={address}", PASS, ""
+        yield OWN_ND, f"arp,{own},arp_sha={mac},arp_spa={_NOBODY_4},arp_tpa={address}", PASS, ""
 
 
 def _discovery(own: str, mac: str, addresses: Collection[str]) -> Iterator[_Guard]:
@@ -170,14 +177,14 @@ def _discovery(own: str, mac: str, addresses: Collection[str]) -> Iterator[_Guar
     link_layers = (mac, "00:00:00:00:00:00")
     solicits, advertises = f"icmp6,{own},icmp_type=135", f"icmp6,{own},icmp_type=136"
     for source in addresses:
-        yield OWN_ND, f"{solicits},ipv6_src={_NOBODY_6},nd_target={source}", FORWARD, ""
+        yield OWN_ND, f"{solicits},ipv6_src={_NOBODY_6},nd_target={source}", PASS, ""
         for link_layer in link_layers:
-            yield OWN_ND, f"{solicits},ipv6_src={source},nd_sll={link_layer}", FORWARD, ""
+            yield OWN_ND, f"{solicits},ipv6_src={source},nd_sll={link_layer}", PASS, ""
             for target in addresses:
                 match = f"{advertises},ipv6_src={source},nd_target={target},nd_tll={link_layer}"
-                yield OWN_ND, match, FORWARD, ""
+                yield OWN_ND, match, PASS, ""
     for kind in _GROUP_REPORTS:
-        yield OWN_ND, f"icmp6,{own},icmp_type={kind},ipv6_src={_NOBODY_6}", FORWARD, ""
+        yield OWN_ND, f"icmp6,{own},icmp_type={kind},ipv6_src={_NOBODY_6}", PASS, ""
     # Above the rule for its own addresses: an advertisement of theirs about somebody else's ends here.
     for match in (solicits, advertises):
         yield OWN_IP + 1, match, DROP, "nd"

@@ -32,9 +32,11 @@ from .guards import (
     FIRST_NUMBER,
     FORWARD,
     LAST_NUMBER,
+    LIMITED,
     Guarded,
     Rule,
     base_rules,
+    forward_rules,
     guards_for,
     owner_of,
     owner_part,
@@ -129,7 +131,7 @@ class _Wanted:
         self._owner = owner_part(owner)
         self.obstacle = _default_of_others(flows)
         self.rules = {name: guards_for(owner, port) for name, port in bridge.ports.items()}
-        self.base = [] if self.obstacle else base_rules(bridge.foreign)
+        self.base = forward_rules() + ([] if self.obstacle else base_rules(bridge.foreign))
 
     def difference(self, flows: Iterable[Flow]) -> tuple[list[Flow], list[Rule]]:
         """What is there too much, and what is missing."""
@@ -249,7 +251,7 @@ def _hindrance(host: Host, bridge: Bridge, flows: Iterable[Flow]) -> str:
     if bridge.fail_mode:
         undo = f"`ovs-vsctl del-fail-mode {bridge.name}` undoes that"
         return f"its fail_mode was set to {bridge.fail_mode}; {undo}"
-    known = (COMMON, owner_part(host.settings.owner))
+    known = (COMMON, LIMITED, owner_part(host.settings.owner))
     if any(owner_of(flow.cookie) not in known and not _is_plain(flow) for flow in flows):
         return "it has rules of others, which Open vSwitch would throw away"
     if not is_taken(host.settings.state_dir, guardian_turn(bridge.name)):

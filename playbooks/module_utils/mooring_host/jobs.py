@@ -30,6 +30,7 @@ class Job:
     idle: bool = False  # nothing differs
     down: bool = False  # its port is there, and the device was left down
     linked: bool = False
+    limited: bool = False  # a limit of its bandwidth was changed
     result: Result | None = None
 
     @property

@@ -11,9 +11,11 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+from .bandwidth import standing_rates
 from .errors import Retry
 from .host import FAILURES, Host, Result
 from .isolation import Isolation, inspect, isolate
+from .limits import UNLIMITED, Rates
 from .netlink import Link
 from .orders import Observe
 from .ovsdb import OvsdbStale
@@ -30,8 +32,13 @@ def observe(host: Host, order: Observe) -> Result:
     isolation, problem = _isolation(host, mend=order.fence and not host.settings.check)
     switch, devices = host.switch(), host.devices()
     alive = host.alive(switch, devices)
+    rates = standing_rates(host)
     ports = [
-        {**_describe(port, devices, alive), **_guards(port, isolation)} for port in switch.ports.values()
+        {
+            **_describe(port, devices, alive, rates.get(port.name, UNLIMITED)),
+            **_guards(port, isolation),
+        }
+        for port in switch.ports.values()
     ]
     details = {
         "bridge": switch.bridge,
@@ -72,7 +79,7 @@ def _raise_fence(host: Host) -> bool:
     raise Retry("the switch keeps changing while its fence is being raised")
 
 
-def _describe(port: Port, devices: dict[str, Link], alive: set[str]) -> dict[str, Any]:
+def _describe(port: Port, devices: dict[str, Link], alive: set[str], rates: Rates) -> dict[str, Any]:
     marks = port.marks
     return {
         "port": port.name,
@@ -93,6 +100,8 @@ def _describe(port: Port, devices: dict[str, Link], alive: set[str]) -> dict[str
         "device": port.name in devices,
         "connected": port.connected and port.name in devices,
         "alive": port.name in alive,
+        "rate_out": rates.out,
+        "rate_in": rates.into,
     }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Union
 
@@ -45,6 +45,8 @@ class Attach:
     barred: tuple[Network, ...] = ()  # what it may not reach, in order
     address6: Address | None = None  # a second address, of IPv6, on the same interface
     prefix6: int = 0
+    rate_out: int | None = None  # bit/s from the container; None: not limited
+    rate_in: int | None = None  # bit/s to it
 
     @property
     def addresses(self) -> tuple[tuple[Address, int], ...]:
@@ -109,7 +111,15 @@ class Probe:
     timeout_s: float
 
 
-Order = Union[Attach, Detach, Detect, Observe, Write, Probe]  # noqa: UP007 (evaluated at run time, Python 3.9)
+@dataclass(frozen=True)
+class Check:
+    """Tell what this host can do."""
+
+    id: str
+
+
+# Union and not |, because this is evaluated at run time and hosts may run Python 3.9.
+Order = Union[Attach, Detach, Detect, Observe, Write, Probe, Check]  # noqa: UP007
 
 
 def parse(order: Mapping[str, Any]) -> Order:
@@ -142,6 +152,8 @@ def _attach(order: Mapping[str, Any]) -> Attach:
         barred=_networks(order, "barred"),
         address6=address6,
         prefix6=0 if address6 is None else _number(order, "prefix6", 1, 128),
+        rate_out=_rate(order, "rate_out"),
+        rate_in=_rate(order, "rate_in"),
     )
 
 
@@ -215,13 +227,18 @@ def _probe(order: Mapping[str, Any]) -> Probe:
     )
 
 
-_PARSERS = {
+def _check(order: Mapping[str, Any]) -> Check:
+    return Check(str(order.get("id", "")))
+
+
+_PARSERS: dict[str, Callable[[Mapping[str, Any]], Order]] = {
     "attach": _attach,
     "detach": _detach,
     "detect": _detect,
     "observe": _observe,
     "write": _write,
     "probe": _probe,
+    "check": _check,
 }
 
 
@@ -246,6 +263,10 @@ def _number(order: Mapping[str, Any], key: str, low: int, high: int) -> int:
 def _sequence(order: Mapping[str, Any]) -> int:
     """The caller's running number of this call; 0 where calls are not numbered."""
     return 0 if order.get("sequence") is None else _number(order, "sequence", 0, 1 << 62)
+
+
+def _rate(order: Mapping[str, Any], key: str) -> int | None:
+    return None if order.get(key) is None else _number(order, key, 64_000, 100_000_000_000)
 
 
 def _seconds(order: Mapping[str, Any], key: str, default: float) -> float:

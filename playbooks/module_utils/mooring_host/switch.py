@@ -186,6 +186,10 @@ class Transaction:
             },
         ]
 
+    def also(self, operations: list[Operation]) -> None:
+        """Put other changes of ours behind the same fence."""
+        self._operations += operations
+
     def commit(self, database: Ovsdb) -> int:
         """Commit all or nothing; returns the configuration number the switch daemon has to reach."""
         if self._added:

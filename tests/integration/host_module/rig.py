@@ -112,7 +112,7 @@ class HostRig:
         run("ip", "-n", self.name, "link", "set", BRIDGE, "up")
 
     def start_switch_daemon(self) -> None:
-        """The part that forwards; it is ended by `switch_daemon.kill`."""
+        """Start the part that forwards, for the first time or again; it is ended by `switch_daemon.kill`."""
         self.switch_daemon = self._spawn(
             "vswitchd.log", "nsenter", f"--net=/run/netns/{self.name}", "ovs-vswitchd",
             f"unix:{self.database}", "--disable-system", f"--unixctl={self.directory}/vswitchd.ctl",

@@ -92,6 +92,14 @@ def marked_processes(runner: AnyRunner) -> list[str]:
     return found
 
 
+async def test_a_check_names_the_same_program_wherever_it_runs(rig: HostRig, runner: AnyRunner) -> None:
+    [packed] = await runner.run("good", [{"op": "check", "id": "c"}], 1)
+    [here] = rig.do({"op": "check", "id": "c"})
+    assert packed["status"] == "done", packed
+    assert packed["program"] == here["program"], "packed by Ansible or not, it is the same program"
+    assert packed["limits"] == here["limits"]
+
+
 async def test_one_play_attaches_writes_and_observes(rig: HostRig, runner: AnyRunner) -> None:
     task, container = rig.container()
     hostile = "{{ 7 * 7 }} {% raw %} ${HOME} `id` ä\n"
