@@ -45,13 +45,15 @@ class Attach:
 
 @dataclass(frozen=True)
 class Detach:
-    """Remove the ports of an instance or of an address."""
+    """Remove the ports of an instance or of an address; or the one named, if nothing lives behind it."""
 
     id: str
     instance: str | None
     address: Address | None
     task_id: str | None
     sequence: int
+    port: str | None = None  # this one alone, or a device of that name that has no port
+    container: str | None = None  # whose start the port was made for; None: a device without a port
 
 
 @dataclass(frozen=True)
@@ -123,11 +125,19 @@ def _attach(order: Mapping[str, Any]) -> Attach:
 
 
 def _detach(order: Mapping[str, Any]) -> Detach:
+    if order.get("port") is not None:
+        return _detach_dead(order)
     instance = _text(order, "instance") if order.get("instance") else None
     address = _address(order, "address") if order.get("address") else None
     if instance is None and address is None:
         raise Refused(f"{order.get('op')}: give an instance, an address or both")
     return Detach(_text(order, "id"), instance, address, order.get("task_id") or None, _sequence(order))
+
+
+def _detach_dead(order: Mapping[str, Any]) -> Detach:
+    port = _matching(order, "port", _INTERFACE, "")
+    container = None if order.get("container") is None else _text(order, "container")
+    return Detach(_text(order, "id"), None, None, None, _sequence(order), port, container)
 
 
 def _observe(order: Mapping[str, Any]) -> Observe:
