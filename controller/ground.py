@@ -189,9 +189,18 @@ async def _take_in(engine: Engine, ground: Ground) -> int:
 
 
 def _trusted(ground: Ground) -> Survey:
-    """What a fenced host has is not its own any more, unless the store says so."""
+    """What a fenced host has is not its own any more, unless the store says so.
+
+    Nor is a port adopted behind which nothing lives: if no record knows it either, it is collected.
+    """
     found = ground.found.marks.items()
-    return Survey(marks={host: marks for host, marks in found if host not in ground.hosts.fenced})
+    return Survey(
+        marks={
+            host: [mark for mark in marks if mark.alive]
+            for host, marks in found
+            if host not in ground.hosts.fenced
+        }
+    )
 
 
 async def _watch_fenced(engine: Engine, ground: Ground) -> None:
