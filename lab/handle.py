@@ -155,6 +155,16 @@ class LabHandle:
             except aiodocker.DockerError as error:
                 raise LabError(f"task {task_id}: {error.message}") from error
 
+    async def docker_restart(self, task_id: str) -> None:
+        """Start the task's container anew, as `docker restart` by hand would. `LabError` when none runs."""
+        name = (await self.container(task_id)).name
+        async with docker.connect(self.plan.docker_socket) as engine:
+            try:
+                await engine.containers.container(name).restart(t=0)
+            except aiodocker.DockerError as error:
+                raise LabError(f"task {task_id}: {error.message}") from error
+            self._pids.clear()  # it has the id that it had, and another process
+
     # -- switches
 
     async def ovs_ports(self, agent: str) -> list[dict[str, Any]]:

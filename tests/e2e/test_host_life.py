@@ -1,0 +1,273 @@
+"""Hosts have accidents: each ends right, or in an error that names it, and the other hosts go on.
+
+What went wrong is a real accident of a real part (see `lab.host_faults`).  While it lasts, something is
+deployed that has to be served on the other hosts; afterwards everything is in step again, every address has one
+port and one container, and no process of a play is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest_asyncio
+
+from mooring.lab import background, supervise
+from mooring.lab.handle import LabHandle
+from mooring.lab.host_faults import AgentFaults
+from mooring.lab.plan import LabPlan
+from mooring.lab.proofs import Proof, eventually, proven
+from mooring.lab.sample import DB, WEB, Operator, app
+from tests.e2e import processes
+from tests.e2e.evidence import DEADLINE_S, agreed, metric, rows, switch_ports
+
+VICTIM = "agent-1"
+OTHERS = ("agent-2", "agent-3")
+STAYS = "/life/stays"  # on the host that has the accident
+ROUND_S = 5.0  # `observe_every_s` of the daemon here; the lab's own is longer
+GRACE_S = 4.0
+JOBS_END_WITHIN_S = 45.0  # a play's own time, and its grace
+
+
+@pytest_asyncio.fixture(autouse=True, scope="module", loop_scope="session")
+async def looks_often(plan: LabPlan) -> AsyncIterator[None]:
+    """The daemon of this file looks at its hosts more often than the lab's."""
+    kept = plan.daemon_config.read_text()
+    table = f"[host_life]\nobserve_every_s = {ROUND_S}\ncollect_after_s = {GRACE_S}\n\n"
+    often = re.sub(r"(?m)^\[host_life\]\n(\S.*\n)*\n?", "", kept).replace("[hosts]", f"{table}[hosts]")
+    await background.stop(plan)
+    plan.daemon_config.write_text(often)
+    yield
+    await background.stop(plan)
+    plan.daemon_config.write_text(kept)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def faults(handle: LabHandle) -> AsyncIterator[AgentFaults]:
+    """A heavy hand on the host that has the accidents."""
+    made = AgentFaults(handle, VICTIM)
+    yield made
+    await made.heal()
+
+
+def on(hosts: tuple[str, ...]) -> list[list[str]]:
+    """A constraint that keeps an app on these hosts."""
+    return [["hostname", "LIKE", "|".join(hosts)]]
+
+
+async def settled_on_the_victim(handle: LabHandle, operator: Operator, **changes: Any) -> Proof:
+    """One instance on the host that will have the accident."""
+    await operator.deploy(app(STAYS, 1, 8080, constraints=on((VICTIM,)), **changes))
+    (proof,) = await agreed(handle, operator, [(STAYS, 1)])
+    assert proof.host == VICTIM
+    return proof
+
+
+async def others_go_on(handle: LabHandle, operator: Operator, name: str = WEB) -> None:
+    """Something new is served on the other hosts meanwhile."""
+    await operator.deploy(app(name, 2, 8080, constraints=on(OTHERS)))
+    found = await proven(handle, operator, [(name, 2)], DEADLINE_S)
+    assert {proof.host for proof in found} <= set(OTHERS)
+
+
+async def in_the_end(handle: LabHandle, operator: Operator, *apps: tuple[str, int]) -> list[Proof]:
+    """Everything agrees, and nothing of the plays is left that was begun before."""
+    proofs = await agreed(handle, operator, apps)
+    then = processes.now()
+    await eventually(lambda: _no_play_of(handle.plan, then), JOBS_END_WITHIN_S)
+    return proofs
+
+
+async def _no_play_of(plan: LabPlan, then: float) -> tuple[None, str]:
+    daemon = supervise.pid_of(plan, background.NAME)
+    assert daemon is not None
+    left = processes.plays_left(daemon, then)
+    return None, f"plays are left: {left}" if left else ""
+
+
+def problem_of(plan: LabPlan, name: str, *words: str) -> Callable[[], Awaitable[tuple[str, str]]]:
+    """Whether `mooring status` names one of these words as the problem of an instance of the app."""
+
+    async def ask() -> tuple[str, str]:
+        problems = [row.problem for row in await rows(plan, name)]
+        told = next((one for one in problems if any(word in one for word in words)), "")
+        return told, "" if told else f"problems of {name} are {problems}"
+
+    return ask
+
+
+async def port_of(handle: LabHandle, address: str) -> dict[str, str]:
+    (port,) = [one for one in await switch_ports(handle) if one["mooring-address"] == address]
+    return port
+
+
+@asynccontextmanager
+async def lost_to_marathon(operator: Operator) -> AsyncIterator[None]:
+    """Marathon hears nothing of the host meanwhile."""
+    await operator.send("POST", f"/lab/hosts/{VICTIM}/lose")
+    try:
+        yield
+    finally:
+        await operator.send("POST", f"/lab/hosts/{VICTIM}/return")
+
+
+async def test_a_switch_daemon_that_dies_is_awaited_and_what_came_meanwhile_wired(
+    plan: LabPlan, handle: LabHandle, operator: Operator, faults: AgentFaults
+) -> None:
+    before = await settled_on_the_victim(handle, operator)
+    await faults.switch_dies()
+    await operator.deploy(app(DB, 1, 5432, constraints=on((VICTIM,))))
+    await others_go_on(handle, operator)
+    await eventually(problem_of(plan, DB, "ovs-vswitchd", "switch", "not put to use"), DEADLINE_S)
+    await faults.switch_starts()
+    proofs = await in_the_end(handle, operator, (STAYS, 1), (DB, 1), (WEB, 2))
+    assert before.address in {proof.address for proof in proofs if proof.app == STAYS}
+    assert (await handle.from_edge(before.address, 8080)).status == 200
+
+
+async def test_a_host_that_reboots_comes_back_without_its_dead_ports(
+    plan: LabPlan, handle: LabHandle, operator: Operator, faults: AgentFaults
+) -> None:
+    """Its switch remembers every port, and behind none of them lives anything; Marathon starts elsewhere."""
+    await operator.deploy(app(STAYS, 2, 8080, unreachableStrategy=REPLACED_AT_ONCE))
+    before = await agreed(handle, operator, [(STAYS, 2)])
+    mine = [proof for proof in before if proof.host == VICTIM]
+    if not mine:  # both are elsewhere: one has to be here
+        instance = before[0].task.partition("._app.")[0]
+        await operator.send("POST", f"/lab/instances/{instance}/move?host={VICTIM}")
+        before = await agreed(handle, operator, [(STAYS, 2)], gone={before[0].task})
+        mine = [proof for proof in before if proof.host == VICTIM]
+    assert mine
+    async with lost_to_marathon(operator):
+        await faults.loses_power()
+        await others_go_on(handle, operator)
+        after = await proven(handle, operator, [(STAYS, 2)], DEADLINE_S, {proof.task for proof in mine})
+        assert not {proof.address for proof in after} & {proof.address for proof in mine}
+        await faults.powers_up()
+    proofs = await in_the_end(handle, operator, (STAYS, 2), (WEB, 2))
+    assert not {proof.address for proof in proofs} & {proof.address for proof in mine}
+
+
+REPLACED_AT_ONCE = {"inactiveAfterSeconds": 0, "expungeAfterSeconds": 0}
+
+
+async def test_ssh_that_hangs_delays_nobody_else_and_is_named(
+    plan: LabPlan, handle: LabHandle, operator: Operator, faults: AgentFaults
+) -> None:
+    before = await settled_on_the_victim(handle, operator)
+    faults.hangs()
+    await operator.scale(STAYS, 2)
+    await others_go_on(handle, operator)
+    await eventually(problem_of(plan, STAYS, f"host {VICTIM}"), DEADLINE_S)
+    faults.goes_on()
+    proofs = await in_the_end(handle, operator, (STAYS, 2), (WEB, 2))
+    assert before.address in {proof.address for proof in proofs}
+
+
+async def test_a_disk_that_is_full_ends_well_or_is_named(
+    plan: LabPlan, handle: LabHandle, operator: Operator, faults: AgentFaults
+) -> None:
+    """Wiring needs no room; a record of what was written does, and its lack is told of each instance."""
+    await settled_on_the_victim(handle, operator)
+    await faults.fills_up()
+    await operator.scale(STAYS, 2)
+    await others_go_on(handle, operator)
+    named = problem_of(plan, STAYS, "No space left")
+    await eventually(lambda: _served_or_named(handle, operator, named), DEADLINE_S)
+    await faults.is_emptied()
+    await in_the_end(handle, operator, (STAYS, 2), (WEB, 2))
+
+
+async def _served_or_named(handle: LabHandle, operator: Operator, named: Any) -> tuple[None, str]:
+    _, not_named = await named()
+    served = len([row for row in await rows(handle.plan, STAYS) if row.in_step and row.address])
+    return None, "" if served == 2 or not not_named else f"{served} of 2 served; {not_named}"
+
+
+async def test_an_engine_that_stopped_is_named_and_takes_no_port_away(
+    plan: LabPlan, handle: LabHandle, operator: Operator, faults: AgentFaults
+) -> None:
+    before = await settled_on_the_victim(handle, operator)
+    port = await port_of(handle, before.address)
+    await faults.loses_engine()
+    await operator.scale(STAYS, 2)
+    await others_go_on(handle, operator)
+    await eventually(problem_of(plan, STAYS, "engine"), DEADLINE_S)
+    await asyncio.sleep(2 * ROUND_S + GRACE_S)  # long enough to collect what would be taken for dead
+    assert await port_of(handle, before.address) == port
+    assert (await handle.from_edge(before.address, 8080)).status == 200
+    await faults.finds_engine()
+    await in_the_end(handle, operator, (STAYS, 2), (WEB, 2))
+    assert await metric(plan, "mooring_ports_collected_total") == 0
+
+
+async def test_a_container_started_anew_by_hand_is_wired_again_at_the_next_round(
+    plan: LabPlan, handle: LabHandle, operator: Operator
+) -> None:
+    """Nobody tells: Marathon has overlooked it, and its health is not checked."""
+    before = await settled_on_the_victim(handle, operator, healthChecks=[])
+    port = await port_of(handle, before.address)
+    instance = before.task.partition("._app.")[0]
+    await operator.send("POST", f"/lab/instances/{instance}/overlook")
+    await handle.docker_restart(before.task)
+    await eventually(lambda: _another_port(handle, before.address, port["name"]), DEADLINE_S)
+    (after,) = await in_the_end(handle, operator, (STAYS, 1))
+    assert (after.task, after.address) == (before.task, before.address)
+    assert await metric(plan, "mooring_repairs_total", sink="network", kind="different") >= 1
+
+
+async def _another_port(handle: LabHandle, address: str, name: str) -> tuple[None, str]:
+    found = [one["name"] for one in await switch_ports(handle) if one["mooring-address"] == address]
+    return None, "" if len(found) == 1 and name not in found else f"{address} is on {found}"
+
+
+async def test_a_dead_port_that_nobody_knows_is_collected(
+    plan: LabPlan, handle: LabHandle, operator: Operator
+) -> None:
+    """As from an old copy of the switch's database; the living port beside it stays."""
+    before = await settled_on_the_victim(handle, operator)
+    port = await port_of(handle, before.address)
+    marks = {key: value for key, value in port.items() if key.startswith("mooring-")}
+    marks |= {"mooring-address": "10.64.3.77", "mooring-instance": "old.instance-1", "mooring-app": "/old",
+              "mooring-task": "old.instance-1._app.1", "mooring-container": "f00d@long-ago"}  # fmt: skip
+    words = [f"external_ids:{key}={value!r}".replace("'", '"') for key, value in marks.items()]
+    await handle.exec_in(VICTIM, [
+        "ovs-vsctl", "--timeout=10", "--no-wait", "add-port", "br-mooring", "modead0000000001"[:15], "--",
+        "set", "port", "modead000000000", *words, "--", "set", "interface", "modead000000000", *words,
+    ])  # fmt: skip
+    await eventually(lambda: _only(handle, port["name"]), DEADLINE_S)
+    assert await metric(plan, "mooring_ports_collected_total", kind="port") == 1
+    await in_the_end(handle, operator, (STAYS, 1))
+
+
+async def _only(handle: LabHandle, name: str) -> tuple[None, str]:
+    found = [one["name"] for one in await switch_ports(handle)]
+    return None, "" if found == [name] else f"ports are {found}"
+
+
+async def test_a_host_in_maintenance_is_left_alone_until_its_people_are_done(
+    plan: LabPlan, handle: LabHandle, operator: Operator, faults: AgentFaults
+) -> None:
+    before = await settled_on_the_victim(handle, operator)
+    code, output = await background.command(plan, "hosts", "maintain", VICTIM, "--reason", "new disks")
+    assert code == 0, output
+    await operator.scale(STAYS, 2)
+    faults.hangs()  # nobody notices
+    await others_go_on(handle, operator)
+    await eventually(problem_of(plan, STAYS, f"waits for `mooring hosts resume {VICTIM}`"), DEADLINE_S)
+    code, output = await background.command(plan, "hosts")
+    assert (code, "new disks" in output) == (0, True), output
+    _, output = await background.command(plan, "status")
+    assert f"maintenance: {VICTIM} (new disks)" in output
+    assert await metric(plan, "mooring_hosts", state="maintenance") == 1
+    assert await metric(plan, "mooring_hosts", state="silent") == 0
+    assert [one["mooring-address"] for one in await switch_ports(handle) if one["host"] == VICTIM] == [
+        before.address
+    ]
+    faults.goes_on()
+    code, output = await background.command(plan, "hosts", "resume", VICTIM)
+    assert code == 0, output
+    await in_the_end(handle, operator, (STAYS, 2), (WEB, 2))
