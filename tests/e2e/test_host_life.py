@@ -1,16 +1,16 @@
 """Hosts have accidents: each ends right, or in an error that names it, and the other hosts go on.
 
 What went wrong is a real accident of a real part (see `lab.host_faults`).  While it lasts, something is
-deployed that has to be served on the other hosts; afterwards everything is in step again, every address has one
-port and one container, and no process of a play is left.
+deployed that has to be served on the other hosts; afterwards everything is in step again, every address has
+one port and one container, and no process of a play is left.
 """
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pytest_asyncio
@@ -18,7 +18,7 @@ import pytest_asyncio
 from mooring.lab import background, supervise
 from mooring.lab.handle import LabHandle
 from mooring.lab.host_faults import AgentFaults
-from mooring.lab.plan import LabPlan
+from mooring.lab.plan import BRIDGE, LabError, LabPlan
 from mooring.lab.proofs import Proof, eventually, proven
 from mooring.lab.sample import DB, WEB, Operator, app
 from tests.e2e import processes
@@ -27,8 +27,10 @@ from tests.e2e.evidence import DEADLINE_S, agreed, metric, rows, switch_ports
 VICTIM = "agent-1"
 OTHERS = ("agent-2", "agent-3")
 STAYS = "/life/stays"  # on the host that has the accident
-ROUND_S = 5.0  # `observe_every_s` of the daemon here; the lab's own is longer
-GRACE_S = 4.0
+DEAD = "modead0"
+REPLACED_AT_ONCE = {"inactiveAfterSeconds": 0, "expungeAfterSeconds": 0}
+ROUND_S = 4.0  # `observe_every_s` of the daemon here; the lab's own is longer
+GRACE_S = 3.0
 JOBS_END_WITHIN_S = 45.0  # a play's own time, and its grace
 
 
@@ -151,70 +153,91 @@ async def test_a_host_that_reboots_comes_back_without_its_dead_ports(
     assert not {proof.address for proof in proofs} & {proof.address for proof in mine}
 
 
-REPLACED_AT_ONCE = {"inactiveAfterSeconds": 0, "expungeAfterSeconds": 0}
+@dataclass(frozen=True)
+class Accident:
+    """Something that passes: how it begins and ends, and what must be told of who suffers from it."""
+
+    name: str
+    begins: Callable[[AgentFaults], Awaitable[None]]
+    ends: Callable[[AgentFaults], Awaitable[None]]
+    words: tuple[str, ...]  # one of them is in the problem ...
+    may_be_served: bool = False  # ... unless it is served all the same
 
 
-async def test_ssh_that_hangs_delays_nobody_else_and_is_named(
-    plan: LabPlan, handle: LabHandle, operator: Operator, faults: AgentFaults
-) -> None:
-    before = await settled_on_the_victim(handle, operator)
+async def hang(faults: AgentFaults) -> None:
     faults.hangs()
-    await operator.scale(STAYS, 2)
-    await others_go_on(handle, operator)
-    await eventually(problem_of(plan, STAYS, f"host {VICTIM}"), DEADLINE_S)
+
+
+async def go_on(faults: AgentFaults) -> None:
     faults.goes_on()
-    proofs = await in_the_end(handle, operator, (STAYS, 2), (WEB, 2))
-    assert before.address in {proof.address for proof in proofs}
 
 
-async def test_a_disk_that_is_full_ends_well_or_is_named(
+ACCIDENTS = (
+    Accident("engine", AgentFaults.loses_engine, AgentFaults.finds_engine, ("engine",)),
+    # Wiring needs no room; a record of what was written does, and its lack is told of each instance.
+    Accident("disk", AgentFaults.fills_up, AgentFaults.is_emptied, ("No space left",), may_be_served=True),
+    Accident("ssh", hang, go_on, (f"host {VICTIM}",)),
+)
+
+
+async def test_what_passes_is_named_takes_nothing_away_and_delays_nobody_else(
     plan: LabPlan, handle: LabHandle, operator: Operator, faults: AgentFaults
 ) -> None:
-    """Wiring needs no room; a record of what was written does, and its lack is told of each instance."""
-    await settled_on_the_victim(handle, operator)
-    await faults.fills_up()
-    await operator.scale(STAYS, 2)
-    await others_go_on(handle, operator)
-    named = problem_of(plan, STAYS, "No space left")
-    await eventually(lambda: _served_or_named(handle, operator, named), DEADLINE_S)
-    await faults.is_emptied()
-    await in_the_end(handle, operator, (STAYS, 2), (WEB, 2))
-
-
-async def _served_or_named(handle: LabHandle, operator: Operator, named: Any) -> tuple[None, str]:
-    _, not_named = await named()
-    served = len([row for row in await rows(handle.plan, STAYS) if row.in_step and row.address])
-    return None, "" if served == 2 or not not_named else f"{served} of 2 served; {not_named}"
-
-
-async def test_an_engine_that_stopped_is_named_and_takes_no_port_away(
-    plan: LabPlan, handle: LabHandle, operator: Operator, faults: AgentFaults
-) -> None:
+    """The engine is stopped, the disk is full, ssh hangs: one after the other."""
     before = await settled_on_the_victim(handle, operator)
     port = await port_of(handle, before.address)
-    await faults.loses_engine()
-    await operator.scale(STAYS, 2)
-    await others_go_on(handle, operator)
-    await eventually(problem_of(plan, STAYS, "engine"), DEADLINE_S)
-    await asyncio.sleep(2 * ROUND_S + GRACE_S)  # long enough to collect what would be taken for dead
-    assert await port_of(handle, before.address) == port
+    await operator.deploy(app(WEB, 1, 8080, constraints=on(OTHERS)))
+    for count, accident in enumerate(ACCIDENTS, start=2):
+        await accident.begins(faults)
+        await operator.scale(STAYS, 2)
+        await operator.scale(WEB, count)
+        await eventually(lambda: serves(handle, WEB, count), DEADLINE_S)  # noqa: B023
+        named = problem_of(plan, STAYS, *accident.words)
+        await eventually(lambda: named_or_served(handle, accident, named), DEADLINE_S)  # noqa: B023
+        assert await port_of(handle, before.address) == port, accident.name
+        await accident.ends(faults)
+        await eventually(lambda: serves(handle, STAYS, 2), DEADLINE_S)
+        await operator.scale(STAYS, 1)
+        await eventually(lambda: serves(handle, STAYS, 1), DEADLINE_S)
     assert (await handle.from_edge(before.address, 8080)).status == 200
-    await faults.finds_engine()
-    await in_the_end(handle, operator, (STAYS, 2), (WEB, 2))
+    await in_the_end(handle, operator, (STAYS, 1), (WEB, 1 + len(ACCIDENTS)))
     assert await metric(plan, "mooring_ports_collected_total") == 0
 
 
-async def test_a_container_started_anew_by_hand_is_wired_again_at_the_next_round(
+async def serves(handle: LabHandle, name: str, count: int) -> tuple[None, str]:
+    """Whether so many instances are in step, and each answers on its address."""
+    found = [row for row in await rows(handle.plan, name) if row.in_step and row.address]
+    if len(found) != count or len(await rows(handle.plan, name)) != count:
+        return None, f"{len(found)} of {count} instances of {name} are in step"
+    for row in found:
+        try:
+            page = await handle.from_edge(str(row.address), 8080)
+        except LabError as error:
+            return None, str(error)
+        if page.body.strip() != row.task:
+            return None, f"{row.address} answers as {page.body!r}"
+    return None, ""
+
+
+async def named_or_served(handle: LabHandle, accident: Accident, named: Any) -> tuple[None, str]:
+    _, problem = await named()
+    _, unserved = await serves(handle, STAYS, 2)
+    return None, problem if unserved or not accident.may_be_served else ""
+
+
+async def test_a_container_started_anew_by_hand_is_wired_again_and_a_dead_port_collected(
     plan: LabPlan, handle: LabHandle, operator: Operator
 ) -> None:
-    """Nobody tells: Marathon has overlooked it, and its health is not checked."""
+    """Marathon has overlooked the one, and its health is not checked; a round of the host finds both."""
     before = await settled_on_the_victim(handle, operator, healthChecks=[])
     port = await port_of(handle, before.address)
     instance = before.task.partition("._app.")[0]
     await operator.send("POST", f"/lab/instances/{instance}/overlook")
+    await dig_up_a_port(handle, port)
     await handle.docker_restart(before.task)
     await eventually(lambda: _another_port(handle, before.address, port["name"]), DEADLINE_S)
-    (after,) = await in_the_end(handle, operator, (STAYS, 1))
+    await eventually(lambda: _collected(plan, 1), DEADLINE_S)
+    (after,) = await in_the_end(handle, operator, (STAYS, 1))  # and the dead port is gone
     assert (after.task, after.address) == (before.task, before.address)
     assert await metric(plan, "mooring_repairs_total", sink="network", kind="different") >= 1
 
@@ -224,28 +247,21 @@ async def _another_port(handle: LabHandle, address: str, name: str) -> tuple[Non
     return None, "" if len(found) == 1 and name not in found else f"{address} is on {found}"
 
 
-async def test_a_dead_port_that_nobody_knows_is_collected(
-    plan: LabPlan, handle: LabHandle, operator: Operator
-) -> None:
-    """As from an old copy of the switch's database; the living port beside it stays."""
-    before = await settled_on_the_victim(handle, operator)
-    port = await port_of(handle, before.address)
-    marks = {key: value for key, value in port.items() if key.startswith("mooring-")}
+async def dig_up_a_port(handle: LabHandle, beside: dict[str, str]) -> None:
+    """The switch has an old port again, as from an old copy of its database."""
+    marks = {key: value for key, value in beside.items() if key.startswith("mooring-")}
     marks |= {"mooring-address": "10.64.3.77", "mooring-instance": "old.instance-1", "mooring-app": "/old",
               "mooring-task": "old.instance-1._app.1", "mooring-container": "f00d@long-ago"}  # fmt: skip
-    words = [f"external_ids:{key}={value!r}".replace("'", '"') for key, value in marks.items()]
+    words = [f'external_ids:{key}="{value}"' for key, value in marks.items()]
     await handle.exec_in(VICTIM, [
-        "ovs-vsctl", "--timeout=10", "--no-wait", "add-port", "br-mooring", "modead0000000001"[:15], "--",
-        "set", "port", "modead000000000", *words, "--", "set", "interface", "modead000000000", *words,
+        "ovs-vsctl", "--timeout=10", "--no-wait", "add-port", BRIDGE, DEAD, "--", "set", "port", DEAD, *words,
+        "--", "set", "interface", DEAD, *words,
     ])  # fmt: skip
-    await eventually(lambda: _only(handle, port["name"]), DEADLINE_S)
-    assert await metric(plan, "mooring_ports_collected_total", kind="port") == 1
-    await in_the_end(handle, operator, (STAYS, 1))
 
 
-async def _only(handle: LabHandle, name: str) -> tuple[None, str]:
-    found = [one["name"] for one in await switch_ports(handle)]
-    return None, "" if found == [name] else f"ports are {found}"
+async def _collected(plan: LabPlan, count: int) -> tuple[None, str]:
+    there = await metric(plan, "mooring_ports_collected_total", kind="port")
+    return None, "" if there == count else f"{there:g} ports were collected"
 
 
 async def test_a_host_in_maintenance_is_left_alone_until_its_people_are_done(
