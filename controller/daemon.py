@@ -246,6 +246,7 @@ async def _work_until(stop: asyncio.Event, engine: Engine, ground: Ground, contr
             name="history",
         ),
         asyncio.create_task(engine.verifier.run(), name="verifier"),
+        asyncio.create_task(engine.patrol.run(), name="patrol"),
         asyncio.create_task(hear_silent_hosts(engine, ground), name="hosts"),
         asyncio.create_task(control.until_fatal(), name="control"),
     ]

@@ -85,6 +85,7 @@ class Deviation:
     finding: Finding
     claim: Claim | None = None  # whose share has to be shown again
     stands: Spec | None = None  # what has to be undone
+    dead: bool = False  # nothing lives behind what stands there
 
 
 @dataclass(slots=True)
@@ -130,7 +131,8 @@ async def deviations(
     for key, spec in seen.shown.items():
         await breath.draw()
         if key not in expected.claims and key not in expected.in_the_air:
-            yield Deviation(_finding(sink, Kind.SURPLUS, told(spec), key), stands=spec)
+            dead = key in seen.dead
+            yield Deviation(_finding(sink, Kind.SURPLUS, told(spec), key), stands=spec, dead=dead)
     for line in seen.foreign:
         thing, _, whose = line.rpartition(": ")
         yield Deviation(_finding(sink, Kind.FOREIGN, whose, thing or line))

@@ -68,8 +68,10 @@ from mooring.ipam.pools import Pools
 from mooring.portal.metrics import Metrics
 
 if TYPE_CHECKING:
+    from mooring.controller.patrol import Patrol
     from mooring.controller.rebuild import Rebuild
     from mooring.handlers.fences import Fences
+    from mooring.handlers.maintenance import Maintenance
 
 log = structlog.get_logger(__name__)
 
@@ -91,15 +93,18 @@ class Outside:
 
 
 class Engine:
-    """All moving parts of the controller. `ground.settle_in` adds the last two."""
+    """All moving parts of the controller. `ground.settle_in` adds those that know the hosts."""
 
     rebuild: Rebuild
     fences: Fences
+    maintenance: Maintenance
+    patrol: Patrol
 
     def __init__(self, settings: Settings, records: Records, outside: Outside) -> None:
         self.settings = settings
         self.records = records
         self.clock = outside.clock
+        self.chance = outside.chance
         self.metrics = outside.metrics
         self._outside = outside
         self.view = View(absence_confirm_s=settings.marathon.absence_confirm_s)
@@ -349,6 +354,7 @@ class Engine:
         """An operator asserts that nothing runs on the host (see `handlers.fences`)."""
         self._check_not_observing()
         await self.fences.fence(host, reason, force=force)
+        await self.maintenance.end(host)  # the stronger word
         self.rebuild.close()
 
     async def unfence(self, host: HostName) -> None:
@@ -356,6 +362,17 @@ class Engine:
         self._check_not_observing()
         await self.fences.unfence(host, clear=self.rebuild.is_over)
         self.rebuild.close()
+
+    async def maintain(self, host: HostName, reason: str) -> None:
+        """People are at work on the host: it is left alone (see `handlers.maintenance`)."""
+        self._check_not_observing()
+        await self.maintenance.begin(host, reason)
+        self.patrol.take_up(host)
+
+    async def end_maintenance(self, host: HostName) -> None:
+        """They are done: it is looked at, and what waited goes on."""
+        self._check_not_observing()
+        await self.patrol.resume(host)
 
     def _check_not_observing(self) -> None:
         if self._outside.observe:

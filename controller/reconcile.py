@@ -44,7 +44,7 @@ from mooring.handlers.create import Seats
 from mooring.handlers.health import show
 from mooring.handlers.kill import Kills
 from mooring.handlers.records import Records
-from mooring.handlers.restart import Restarts
+from mooring.handlers.restart import Restarts, waits_for_maintenance
 from mooring.handlers.wants import LEDGER, NETWORK, Facts, Wiring, member_of, wants_of, without_seat
 
 log = structlog.get_logger(__name__)
@@ -294,7 +294,8 @@ class Reconciler:
         """A port could not be removed. True if the instance has left it behind and can go on."""
         reason = walk.failed[NETWORK].reason
         if bound.departing:
-            await self._kills.strand(bound, reason)
+            if not waits_for_maintenance(self._records, bound):
+                await self._kills.strand(bound, reason)
             self._wake_waiting(bound.app)
             return False
         if not self._restarts.gives_up_waiting(bound):

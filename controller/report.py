@@ -20,6 +20,7 @@ from mooring.core.specs import (
     SharedNameSpec,
     Spec,
 )
+from mooring.handlers.maintenance import left_alone_in
 from mooring.handlers.records import Records
 
 
@@ -63,8 +64,10 @@ class Report:
         return self._records.book.leases()
 
     def vitals(self) -> Vitals:
-        unsettled = self._records.unsettled()
-        return self._vitals({sink: unsettled.get(SinkName(sink), 0) for sink in self._sinks})
+        unsettled, left_alone = self._records.unsettled(), left_alone_in(self._records)
+        return self._vitals(
+            {sink: unsettled.get(SinkName(sink), 0) - left_alone[SinkName(sink)] for sink in self._sinks}
+        )
 
     def _waiting(self) -> Iterator[Instance]:
         """Instances that should have a binding, or soon will."""

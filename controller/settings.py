@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from mooring.controller.settings_host_life import HostLifeSettings
 from mooring.controller.settings_reach import REACH, ReachSettings
 from mooring.core.errors import ConfigRefused
 from mooring.core.specs import Route
@@ -328,6 +329,7 @@ class Settings(Section):
     verify_every_s: float = Field(
         300.0, gt=0, description="What really stands at every sink is compared with the records so often."
     )
+    host_life: HostLifeSettings = HostLifeSettings()  # type: ignore[call-arg]
     marathon: MarathonSettings
     pools: dict[str, PoolSettings] = Field(
         default_factory=dict, description="Pools by name; more can be made at run time."

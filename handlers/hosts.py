@@ -18,6 +18,8 @@ written a file anew; the host knows it by its lower number and turns it away.
 
 An attach has the address probed on the wire first, unless it is known to stand on that host for that instance
 already (a container that starts anew), or has been probed there a moment ago (see `ahead`).
+
+To a host in maintenance (see `maintenance`) nothing is sent that would change it; it can be observed.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from msgspec import structs
@@ -55,6 +57,18 @@ Answer = Mapping[str, Any]
 _INSIDE = frozenset({"write", "probe"})
 _WIRING = frozenset({"attach", "detach"})
 _NUMBERED = _WIRING | {"write"}
+_CHANGING = _WIRING | _INSIDE | {"detect"}
+_MAINTAINED_AGAIN_S = 30.0  # what waits for the end of maintenance is woken by it
+
+
+class InMaintenance(Retryable):
+    """People are at work on the host: nothing was sent, and nothing will be until they are done."""
+
+    def __init__(self, host: str, reason: str) -> None:
+        super().__init__(
+            f"host {host} is in maintenance ({reason}); waits for `mooring hosts resume {host}`",
+            _MAINTAINED_AGAIN_S,
+        )
 
 
 class Runner(Protocol):
@@ -72,6 +86,8 @@ class Hosts:
     def __init__(self, runner: Runner, clock: Clock, epoch: Epoch) -> None:
         self.epoch = epoch
         self.fenced: dict[str, str] = {}  # hosts that an operator declared dead: why (see `fences`)
+        self.maintained: dict[str, str] = {}  # hosts that people are at work on: why (see `maintenance`)
+        self.observed: Callable[[str, Answer], None] = lambda host, answer: None  # told of every observation
         self.attendance = Attendance(clock)
         self.ahead = Ahead(runner.prepare, self._is_silent, clock)
         self.drops = GuardDrops()
@@ -100,6 +116,8 @@ class Hosts:
         await asyncio.gather(self._wiring.close(), self._inside.close())
 
     async def _submit(self, host: str, operation: Operation) -> Answer:
+        if host in self.maintained and operation["op"] in _CHANGING:
+            raise InMaintenance(host, self.maintained[host])
         lanes = self._inside if operation["op"] in _INSIDE else self._wiring
         return await lanes.submit(host, operation)
 
@@ -128,6 +146,9 @@ class Hosts:
             raise
         self.attendance.answered(host, answers)
         _check_not_stale(host, answers)
+        for operation, answer in zip(numbered, answers, strict=False):
+            if operation["op"] == "observe" and answer.get("status") == "done":
+                self.observed(host, answer)
         return answers
 
 
@@ -219,11 +240,14 @@ class NetworkSink(_HostSink):
 
         A mark does not tell gateway, routes and MTU, so they are left out (see `as_marked`).
         """
-        answers = await asyncio.gather(*map(self._hosts.marks, self._inventory), return_exceptions=True)
+        maintained = {host: self._hosts.maintained.get(host) for host in self._inventory}
+        asked = [host for host in self._inventory if maintained[host] is None]
+        answers = await asyncio.gather(*map(self._hosts.marks, asked), return_exceptions=True)
         shown: dict[str, Spec] = {}
         faults: dict[str, str] = {}
-        unseen: dict[str, str] = {}
-        for host, answer in zip(self._inventory, answers, strict=True):
+        dead: set[str] = set()
+        unseen = {host: f"in maintenance: {why}" for host, why in maintained.items() if why is not None}
+        for host, answer in zip(asked, answers, strict=True):
             if isinstance(answer, BaseException):
                 if isinstance(answer, Fatal) or not isinstance(answer, MooringError):
                     raise answer
@@ -231,8 +255,9 @@ class NetworkSink(_HostSink):
             elif answer.get("status") != "done":
                 unseen[host] = str(answer.get("reason"))
             else:
-                _take_ports(host, answer, shown, faults)
-        return Observation(shown, (), faults, frozenset(self._inventory) - unseen.keys(), unseen)
+                dead |= _take_ports(host, answer, shown, faults)
+        places = frozenset(self._inventory) - unseen.keys()
+        return Observation(shown, (), faults, places, unseen, frozenset(dead))
 
     async def _apply(self, change: Change) -> Outcome:
         host = self.lane(change)
@@ -264,7 +289,7 @@ class NetworkSink(_HostSink):
 
     def expect(self, task: str, host: str, addresses: Addresses, vlan: int | None) -> None:
         """A container of that task is about to start on the host, and will have these addresses."""
-        if host in self._inventory and host not in self._hosts.fenced:
+        if host in self._inventory and host not in self._hosts.fenced | self._hosts.maintained:
             self._hosts.ahead.expect(task, host, addresses, vlan)
 
 
@@ -353,8 +378,11 @@ def as_marked(spec: PortSpec) -> PortSpec:
     return structs.replace(spec, gateway=None, gateway6=None, routes=(), mtu=None, vlan=spec.vlan or None)
 
 
-def _take_ports(host: str, answer: Answer, shown: dict[str, Spec], faults: dict[str, str]) -> None:
-    for port, spec in zip(answer.get("ports", []), port_marks(host, answer), strict=True):
+def _take_ports(host: str, answer: Answer, shown: dict[str, Spec], faults: dict[str, str]) -> set[str]:
+    """Enter them, of two with one address one that lives; returns the keys behind which nothing lives."""
+    dead: set[str] = set()
+    told = list(zip(answer.get("ports", []), port_marks(host, answer), strict=True))
+    for port, spec in sorted(told, key=lambda pair: not pair[0].get("alive", True)):
         key = port_key(spec)
         if shown.setdefault(key, spec) is not spec:
             faults[key] = f"a second port of this address, {port.get('port')}, is on the same host"
@@ -364,6 +392,9 @@ def _take_ports(host: str, answer: Answer, shown: dict[str, Spec], faults: dict[
             faults[key] = "its container does not run any more"
         elif not port.get("guarded", True):
             faults[key] = "its guards are not in force"
+        if shown[key] is spec and not port.get("alive", True):
+            dead.add(key)
+    return dead
 
 
 def newest_epoch(answer: Answer) -> Epoch:

@@ -104,6 +104,7 @@ class MemoryHost:
     name: str
     containers: dict[str, MemoryContainer] = field(default_factory=dict)
     ports: dict[str, MemoryPort] = field(default_factory=dict)
+    orphans: dict[str, Mapping[str, str]] = field(default_factory=dict)  # device without a port: its alias
     epoch: int = 0
     sequence: int = 0  # of the newest play of that epoch that changed or confirmed ports
 
@@ -291,6 +292,8 @@ class _Play:
         self._check_sequence()
         remove: list[MemoryPort] = []
         spared: list[MemoryPort] = []
+        if order.get("port") is not None:
+            return self._detach_dead(order)
         for port in self._host.ports.values():
             same_instance = order.get("instance") == port.instance
             if not same_instance and order.get("address") != port.address:
@@ -312,6 +315,20 @@ class _Play:
         address = str(order["address"])
         return {"address": address, "answered_by": sorted(self._wire.answers(self._host, address, ""))}
 
+    def _detach_dead(self, order: Operation) -> Answer:
+        """The one port that is named, if it is still the same and nothing lives behind it."""
+        named = self._host.ports.get(order["port"])
+        found = [named] if named is not None and named.start == order.get("container") else []
+        dead = [port for port in found if not self._host.alive(port)]
+        self._check_ports(dead)
+        self._leave_mark()
+        for port in dead:
+            del self._host.ports[port.name]
+        orphan = self._host.orphans.pop(order["port"], None) if order.get("container") is None else None
+        removed = [port.name for port in dead] + ([order["port"]] if orphan is not None else [])
+        return {"removed": removed, "spared": [_spared(port) for port in found if port not in dead],
+                "changed": bool(removed)}  # fmt: skip
+
     def _observe(self, order: Operation) -> Answer:
         raised = bool(order.get("fence")) and self._epoch > self._host.epoch
         if order.get("fence"):
@@ -322,7 +339,8 @@ class _Play:
         writers = (epoch for container in containers for epoch, _ in container.writers.values())
         files_epoch = max(writers, default=0)
         return {"ports": ports, "bridge_epoch": self._host.epoch, "files_epoch": files_epoch,
-                "orphans": [], "changed": raised}  # fmt: skip
+                "orphans": [{"device": name, **told} for name, told in self._host.orphans.items()],
+                "changed": raised}  # fmt: skip
 
     def _check(self, order: Operation) -> Answer:
         return facts_in_memory(self._host.name, len(self._host.ports))

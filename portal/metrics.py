@@ -54,6 +54,8 @@ class Metrics:
               registry=registry).labels("mooring").set(1)  # fmt: skip
         for lone in (self._errors, self._reconcile_time, self._queued, self._worked):
             lone.labels(CONTROLLER)
+        for kind in ("port", "device"):
+            self._collected.labels(kind)
         for sink in sinks:
             self._applied.labels(sink)
             for outcome in ("done", "retry", "refused"):
@@ -78,6 +80,8 @@ class Metrics:
                                registry=registry)  # fmt: skip
         self._dropped = counter("guard_dropped_packets_total", "Packets that the guards of ports dropped.",
                                 "host", "reason")  # fmt: skip
+        self._collected = counter("ports_collected_total", "Dead ports, and devices without one, removed.",
+                                  "kind")  # fmt: skip
         self._snapshots = counter("snapshots_total", "Full listings asked for, by result.", "result")
 
     def _histograms(self, registry: CollectorRegistry) -> None:
@@ -134,6 +138,10 @@ class Metrics:
     def repaired(self, sink: str, kind: str) -> None:
         """Something that was "missing", "different" or "surplus" is being put right."""
         self._repairs.labels(sink, kind).inc()
+
+    def port_collected(self, kind: str) -> None:
+        """A dead "port", or a "device" that had none, was removed from its host."""
+        self._collected.labels(kind).inc()
 
     def verified(self, at: float, found: Mapping[tuple[str, str], int]) -> None:
         """A look at the sinks ended at that time (Unix seconds): how much was found, by sink and kind."""

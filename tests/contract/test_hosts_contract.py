@@ -306,6 +306,37 @@ async def test_a_late_detach_spares_the_living_successor(bench: Bench) -> None:
     assert answer["removed"] == [port]
 
 
+def collecting(port: Answer, **changes: Any) -> dict[str, Any]:
+    """The detach of that one port, should nothing live behind it."""
+    return {"op": "detach", "id": "c", "port": port["port"], "container": port["container"], **changes}
+
+
+async def test_a_detach_that_names_a_port_removes_it_only_when_dead(bench: Bench) -> None:
+    asked, name = await attached(bench)
+    [port] = await ports(bench, asked["address"])
+    [answer] = await bench.do(collecting(port))
+    assert (*verdict(answer), answer["removed"]) == ("done", False, [])
+    assert [spared["port"] for spared in answer["spared"]] == [name]
+    bench.kill(asked["task_id"])
+    for other in (collecting(port, container="of-another@start"), collecting(port, container=None)):
+        [answer] = await bench.do(other)
+        assert verdict(answer) == ("done", False)
+    assert len(await ports(bench, asked["address"])) == 1
+    [answer] = await bench.do(collecting(port))
+    assert (*verdict(answer), answer["removed"]) == ("done", True, [name])
+    assert await ports(bench, asked["address"]) == []
+    assert verdict((await bench.do(collecting(port)))[0]) == ("done", False)
+
+
+async def test_a_port_of_a_higher_epoch_is_not_removed_as_dead(bench: Bench) -> None:
+    asked, _ = await attached(bench)
+    [port] = await ports(bench, asked["address"])
+    bench.kill(asked["task_id"])
+    await bench.do({"op": "observe", "id": "o", "fence": True}, epoch=7)
+    assert verdict((await bench.do(collecting(port)))[0]) == ("stale", False)
+    assert len(await ports(bench, asked["address"])) == 1
+
+
 class AsRunner:
     """A bench as the sinks see it."""
 

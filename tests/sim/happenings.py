@@ -11,10 +11,11 @@ from dataclasses import replace
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
 
-from mooring.core.model import AppId, LeaseState
+from mooring.core.model import AppId, HostName, LeaseState
 from mooring.core.readmodel import EVERYTHING
 from mooring.core.specs import MemberSpec
 from mooring.dns.records import RRset
+from mooring.handlers.memory_hosts import MemoryPort
 from mooring.handlers.wants import NGINX
 from tests.sim.apps import SimApp
 from tests.sim.lines import told_by_nginx
@@ -245,6 +246,30 @@ def unfence(story: Story) -> None:
         story.operator.does(f"unfence {host}", engine.unfence(host))
 
 
+def maintain_or_resume(story: Story) -> None:
+    """People begin or end work on a host; as likely as not it is switched off or away meanwhile."""
+    engine = story.operator.engine
+    if engine is None:
+        return
+    host = HostName(story.chance.choice(story.hosts))
+    if host in engine.maintenance.all():
+        story.operator.does(f"resume host {host}", engine.end_maintenance(host))
+    else:
+        story.operator.does(f"maintain {host}", engine.maintain(host, "new disks"))
+
+
+def dig_up_a_port(story: Story) -> None:
+    """A host's switch has a port again of a container long gone, as from an old copy of its database."""
+    host = story.world.agents.hosts[story.chance.choice(story.hosts)]
+    address, number = story.chance.choice(_low_addresses(story)), story.chance.randrange(10**6)
+    task = f"old_app.instance-{number}._app.1"
+    port = MemoryPort(f"mo{number}", address, 24, task.partition("._app.")[0], task, "/old/app", 0, 1,
+                      min(host.epoch, 1), f"{task}@0")  # fmt: skip
+    story.world.agents.ghosts.add(port.name)
+    host.ports[port.name] = port
+    story.world.trace(f"* {host.name} has an old port with {address}")
+
+
 def set_aside(story: Story) -> None:
     """An operator reserves an address, or gives it back."""
     engine = story.operator.engine
@@ -392,4 +417,5 @@ async def _lying(story: Story, hidden: frozenset[str], seconds: float) -> None:
 RARER: tuple[Happening, ...] = (
     freeze, start_another, lose_the_store, copy_the_store, copy_behind, prune, fence, unfence, set_aside,
     new_pool, stranger, unplug, rewrite_a_name, disable_a_server, delete_an_item, lie, flap,
+    maintain_or_resume, dig_up_a_port,
 )  # fmt: skip

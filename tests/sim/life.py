@@ -203,6 +203,7 @@ class Life:
             group.create_task(engine.work())
             group.create_task(engine.janitor.run())
             group.create_task(engine.verifier.run())
+            group.create_task(engine.patrol.run())
             group.create_task(hear_silent_hosts(engine, ground))
 
     def _edges(self) -> list[Sink]:

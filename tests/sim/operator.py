@@ -54,6 +54,8 @@ class Operator:
         for name, spec in self.made.items():
             if name not in engine.records.book.pools:
                 self.does(f"add pool {name} again", self._add(engine, spec))  # a lost store has forgotten it
+        for host in sorted(engine.maintenance.all()):
+            self.does(f"resume host {host}", engine.end_maintenance(host))
         for host in sorted(engine.fences.all()):
             if host not in self._world.agents.silent:
                 self.does(f"unfence {host}", engine.unfence(host))

@@ -92,6 +92,10 @@ class Engine:
         """Full ids of all running containers that carry a task id."""
         return {str(item["Id"]) for item in self._list()}
 
+    def running_tasks(self) -> set[str]:
+        """The task ids of all running containers."""
+        return {str(item["Labels"].get(TASK_LABEL)) for item in self._list()}
+
     def find(self, task_id: str) -> Container:
         """The running container of a task; raises Retry while there is none."""
         ids = [item["Id"] for item in self._list() if item["Labels"].get(TASK_LABEL) == task_id]

@@ -109,7 +109,13 @@ def _orphans(switch: Switch, devices: dict[str, Link], owner: str) -> list[dict[
     """Our devices that have no port: somebody removed the port, or a run was cut off in the middle."""
     prefix = alias_prefix(owner)
     return [
-        {"device": device.name, "address": device.alias[len(prefix) :].rpartition(":")[0]}
+        {"device": device.name, **_from_alias(device.alias[len(prefix) :])}
         for device in devices.values()
         if device.alias.startswith(prefix) and device.name not in switch.ports
     ]
+
+
+def _from_alias(rest: str) -> dict[str, str]:
+    """The address that a device was made for, and what its alias has for the instance."""
+    address, _, instance = rest.rpartition(":")
+    return {"address": address, "instance": instance}

@@ -57,13 +57,15 @@ class Attach:
 
 @dataclass(frozen=True)
 class Detach:
-    """Remove the ports of an instance or of an address."""
+    """Remove the ports of an instance or of an address; or the one named, if nothing lives behind it."""
 
     id: str
     instance: str | None
     address: Address | None
     task_id: str | None
     sequence: int
+    port: str | None = None  # this one alone, or a device of that name that has no port
+    container: str | None = None  # whose start the port was made for; None: a device without a port
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,8 @@ def _second(order: Mapping[str, Any]) -> Address | None:
 
 
 def _detach(order: Mapping[str, Any]) -> Detach:
+    if order.get("port") is not None:
+        return _detach_dead(order)
     instance = _text(order, "instance") if order.get("instance") else None
     address = _address(order, "address") if order.get("address") else None
     if instance is None and address is None:
@@ -181,6 +185,12 @@ def _detect(order: Mapping[str, Any]) -> Detect:
 
 def _vlan(order: Mapping[str, Any]) -> int | None:
     return None if order.get("vlan") is None else _number(order, "vlan", 1, 4094)
+
+
+def _detach_dead(order: Mapping[str, Any]) -> Detach:
+    port = _matching(order, "port", _INTERFACE, "")
+    container = None if order.get("container") is None else _text(order, "container")
+    return Detach(_text(order, "id"), None, None, None, _sequence(order), port, container)
 
 
 def _observe(order: Mapping[str, Any]) -> Observe:

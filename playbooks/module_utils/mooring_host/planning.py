@@ -18,6 +18,9 @@ port of the same start gets the next name of a sequence, never its old one.
 Detach removes what matches the instance or the address, and spares two kinds of ports that a late request
 could hit by mistake: those of another, living instance that has the address now, and those of a living
 newer task of the same instance when the request names the task it means.
+
+A detach that names a port is for what nobody wants any more: it removes that port of that start of a
+container, and only if nothing lives behind it at this very moment.
 """
 
 from __future__ import annotations
@@ -99,7 +102,12 @@ def port_number(name: str, taken: Collection[object]) -> int:
 
 def device_alias(owner: str, instance: str, address: object) -> str:
     """The mark on the devices themselves; it finds a pair whose port somebody removed from the switch."""
-    return f"{alias_prefix(owner)}{address}:{hashlib.sha256(instance.encode()).hexdigest()[:16]}"
+    return f"{alias_prefix(owner)}{address}:{instance_mark(instance)}"
+
+
+def instance_mark(instance: str) -> str:
+    """An instance's part of an alias, which has no room for its id."""
+    return hashlib.sha256(instance.encode()).hexdigest()[:16]
 
 
 def alias_prefix(owner: str) -> str:
@@ -161,6 +169,8 @@ class Removal:
 
 def plan_detach(order: Detach, switch: Switch, epoch: int, alive: Collection[str]) -> Removal:
     """Decide one detach; `alive` names the ports whose container lives."""
+    if order.port is not None:
+        return _plan_dead(order, switch, epoch, alive)
     remove: list[Port] = []
     spared: list[Port] = []
     for port in switch.ports.values():
@@ -173,3 +183,14 @@ def plan_detach(order: Detach, switch: Switch, epoch: int, alive: Collection[str
         (spared if (foreign or newer) and port.name in alive else remove).append(port)
     _check_epochs(remove, epoch)
     return Removal(remove, spared)
+
+
+def _plan_dead(order: Detach, switch: Switch, epoch: int, alive: Collection[str]) -> Removal:
+    """The one port, if it is still the same and nothing lives behind it."""
+    port = switch.ports.get(order.port or "")
+    if port is None or port.marks.get("container") != order.container:
+        return Removal([], [])
+    if port.name in alive:
+        return Removal([], [port])
+    _check_epochs([port], epoch)
+    return Removal([port], [])
