@@ -17,7 +17,7 @@ from typing import Any
 
 from .errors import OperationError
 from .host import FAILURES, Host, Result
-from .meters import bridge_of
+from .meters import PROGRAM, bridge_of
 from .orders import Check
 from .ovsdb import DATABASE, Operation, Row, first, mapping, members
 from .switch import OWNER_MARK, PROBE_MARK
@@ -75,7 +75,9 @@ def _free_bytes(directory: str) -> int:
 
 
 def _meters(host: Host) -> str:
-    """ "" if the datapath has meters, else why not."""
+    """Why the datapath has no meters; empty if it has."""
+    if shutil.which(PROGRAM, path=EVERYWHERE) is None:
+        return f"the program {PROGRAM} is missing"
     try:
         highest = bridge_of(host).highest()
     except OperationError as error:
