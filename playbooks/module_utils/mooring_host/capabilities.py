@@ -23,7 +23,7 @@ from .ovsdb import DATABASE, Operation, Row, first, mapping, members
 from .switch import OWNER_MARK, PROBE_MARK
 from .trials import EVERYWHERE, try_out
 
-_ENTRANCES = ("guardian", "install", "program")  # by which it was started does not matter
+_ENTRANCES = ("guardian", "install", "program")  # by which of them it was started does not matter
 PROGRAMS = ("tc", "ovs-ofctl", "ovs-vsctl", "pipework")
 
 
@@ -78,7 +78,7 @@ def _free_bytes(directory: str) -> int:
 
 
 def _meters(host: Host) -> str:
-    """ "" if the datapath has meters, else why not."""
+    """Why the datapath has no meters; empty if it has."""
     if shutil.which(PROGRAM, path=EVERYWHERE) is None:
         return f"the program {PROGRAM} is missing"
     try:
