@@ -118,8 +118,9 @@ def _mend(host: Host, told: Isolation) -> tuple[Bridge, list[Flow]]:
         if not (remove or add):
             _report(told, wanted, bridge, flows)
             return bridge, flows
-        told.changed.update(wanted.ports_of(remove, add))
-        told.base_changed |= any(owner_of(one.cookie) == COMMON for one in (*remove, *add))
+        cookies = {*(flow.cookie for flow in remove), *(rule.cookie for rule in add)}
+        told.changed.update(wanted.ports_of(cookies))
+        told.base_changed |= any(owner_of(cookie) == COMMON for cookie in cookies)
         host.openflow.change(remove, add)
     raise Retry(f"the rules of bridge {host.settings.bridge} keep changing while ours are put in")
 
@@ -142,9 +143,9 @@ class _Wanted:
         remove = [flow for seen, flow in there.items() if seen not in due]
         return remove, [rule for seen, rule in due.items() if seen not in there]
 
-    def ports_of(self, remove: Iterable[Flow], add: Iterable[Rule]) -> set[str]:
-        """The ports that a difference concerns, of those that there are."""
-        parts = {each.cookie >> 16 for each in (*remove, *add)}
+    def ports_of(self, cookies: Iterable[int]) -> set[str]:
+        """The ports, of those that there are, whose rules have these cookies."""
+        parts = {cookie >> 16 for cookie in cookies}
         return {name for name, rules in self.rules.items() if rules[0].cookie >> 16 in parts}
 
 

@@ -5,18 +5,26 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import itertools
+import json
 import socket
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 from mooring.playbooks.module_utils.mooring_host.namespaces import NetworkNamespace
+from mooring.playbooks.module_utils.mooring_host.openflow import Flow, read_flows
 
-from .rig import HostRig, until
+from .rig import HostRig, run, until
+from .test_ports import attached, ours
 
 ETH_P_ALL = 0x0003
 ARP, IP, IPV6, VLAN = 0x0806, 0x0800, 0x86DD, 0x8100
 BROADCAST = "ff:ff:ff:ff:ff:ff"
+NEIGHBOUR, NEIGHBOUR_MAC = "10.64.3.250", "02:00:0a:40:03:fa"
+NEIGHBOUR6 = "fd00:64::250"
 _numbers = itertools.count(1)
+_sixes = itertools.count(0x100)
 
 
 def mac(text: str) -> bytes:
@@ -107,3 +115,39 @@ def arrives(sign: bytes, *listeners: Wire) -> None:
     """Wait until everybody has heard it."""
     for listener in listeners:
         until(lambda listener=listener: listener.heard(sign), "a frame to arrive")  # type: ignore[misc]
+
+
+@dataclass
+class Speaker:
+    """A container of ours, and its wire."""
+
+    order: dict[str, Any]
+    container: str
+    port: str
+    mac: str
+    address: str
+    namespace: str
+
+
+def speaker(rig: HostRig, **changes: Any) -> Speaker:
+    asked, container, port = attached(rig, **changes)
+    namespace = inside(rig, container)
+    links = json.loads(run("nsenter", f"--net={namespace}", "ip", "-j", "link", "show", "eth0"))
+    return Speaker(asked, container, port, links[0]["address"], asked["address"], namespace)
+
+
+def with_ipv6(rig: HostRig, **changes: Any) -> Speaker:
+    return speaker(rig, address=f"fd00:64::{next(_sixes):x}", prefix=64, gateway=None, **changes)
+
+
+def dropped(rig: HostRig, who: Speaker) -> dict[str, int]:
+    """Packets of the port that were dropped, by reason, as the host reports them."""
+    for _ in range(2):  # one round of the revalidators may have begun before the last packet
+        rig.appctl("revalidator/wait")
+    [port] = ours(rig, who.address)
+    assert port["guarded"]
+    return {reason: count for reason, count in port["dropped"].items() if count}
+
+
+def flows(rig: HostRig) -> list[Flow]:
+    return read_flows(rig.ofctl("dump-flows"))
