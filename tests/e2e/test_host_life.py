@@ -136,7 +136,7 @@ async def test_a_host_that_reboots_comes_back_without_its_dead_ports(
     plan: LabPlan, handle: LabHandle, operator: Operator, faults: AgentFaults
 ) -> None:
     """Its switch remembers every port, and behind none of them lives anything; Marathon starts elsewhere."""
-    await operator.deploy(app(STAYS, 2, 8080, unreachableStrategy=REPLACED_AT_ONCE))
+    await operator.deploy(app(STAYS, 2, 8080, unreachableStrategy=REPLACED_AT_ONCE, healthChecks=[]))
     await eventually(lambda: serves(handle, STAYS, 2), DEADLINE_S)
     mine = [row for row in await rows(plan, STAYS) if row.host == VICTIM]
     if not mine:  # both are elsewhere: one has to be here
