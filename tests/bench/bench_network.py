@@ -37,6 +37,7 @@ from typing import Any
 
 import ansible_runner
 
+from mooring.handlers.warm.runner import SERVER
 from mooring.lab import background, lifecycle, supervise
 from mooring.lab.handle import LabHandle
 from mooring.lab.plan import BRIDGE, VLANS, LabPlan
@@ -190,6 +191,7 @@ async def burst(bench: Bench, count: int) -> dict[str, float]:
     await _mooring(bench.plan, "resume")
     confirmed = await eventually(lambda: _confirmed(bench, name, count), DEADLINE_S)
     used = cpu_s(bench.plan) - before
+    memory = memory_mb(bench.plan)
     addresses = [lease["address"] for lease in await background.leases(bench.plan) if lease["app"] == name]
     bench.pinger.ask(addresses)
     await eventually(lambda: _heard(bench.pinger, addresses), DEADLINE_S)
@@ -202,6 +204,7 @@ async def burst(bench: Bench, count: int) -> dict[str, float]:
         "burst_longest_flight_s": max(took),
         "ours_per_container_s": (max(confirmed) - began) / count,
         "controller_cpu_ms_per_container": used / count * 1000,
+        **memory,
     }
 
 
@@ -234,6 +237,30 @@ def cpu_s(plan: LabPlan) -> float:
     for pid in family:
         family += children[pid or 0]
     return sum(sum(map(int, stats[pid][11:15])) for pid in family if pid in stats) / _TICKS
+
+
+def memory_mb(plan: LabPlan) -> dict[str, float]:
+    """What the Ansible server and a play that stands by keep for themselves, shared pages counted by share."""
+    sizes = sorted(_pss_kb(pid) for pid in _pids() if SERVER in _words(pid) and plan.name in _words(pid))
+    return {"server_pss_mb": max(sizes) / 1024, "standing_processes": float(len(sizes) - 1),
+            "standing_pss_mb": statistics.median(sizes) / 1024}  # fmt: skip
+
+
+def _pids() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def _words(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return ""
+
+
+def _pss_kb(pid: int) -> int:
+    with suppress(OSError):
+        found = re.search(r"^Pss:\s+(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+        return int(found[1]) if found else 0
+    return 0
 
 
 # -- plain
