@@ -52,6 +52,7 @@ HOSTS = 8
 DEADLINE_S = 600.0
 POOL = VLANS[0]
 _OWN = re.compile(r"(?ms)^\[(dns|haproxy|nginx|webhook)\].*?(?=^\[)")
+_PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -240,7 +241,7 @@ def cpu_s(plan: LabPlan) -> float:
 
 
 def memory_mb(plan: LabPlan) -> dict[str, float]:
-    """What the Ansible server and a play that stands by keep for themselves, shared pages counted by share."""
+    """What the Ansible server and a play that stands by keep; shared pages are counted by their share."""
     sizes = sorted(_pss_kb(pid) for pid in _pids() if SERVER in _words(pid) and plan.name in _words(pid))
     return {"server_pss_mb": max(sizes) / 1024, "standing_processes": float(len(sizes) - 1),
             "standing_pss_mb": statistics.median(sizes) / 1024}  # fmt: skip
@@ -296,7 +297,7 @@ def _play(plan: LabPlan, host: str, container: str, address: str) -> None:
             limit=host,
             extravars={"container": container, "address": address, "prefix": POOL.network.prefixlen,
                        "gateway": str(POOL.gateway), "vlan": POOL.tag, "bridge": BRIDGE},
-            envvars={"ANSIBLE_PIPELINING": "True", "ANSIBLE_HOME": f"{directory}/home"},
+            envvars={"ANSIBLE_PIPELINING": "True", "ANSIBLE_HOME": f"{directory}/home", "PATH": _PATH},
             quiet=True,
             cancel_callback=lambda: False,
         )  # fmt: skip
