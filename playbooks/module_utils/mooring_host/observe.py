@@ -11,6 +11,9 @@ import contextlib
 from typing import Any
 
 from .errors import Retry
+from .fabric import KIND as FABRIC
+from .fixtures import read_fixtures
+from .gateway import KIND as GATEWAY
 from .host import Host, Result
 from .netlink import Link
 from .orders import Observe
@@ -34,6 +37,9 @@ def observe(host: Host, order: Observe) -> Result:
         "files_epoch": Tellings(host.settings.state_dir, host.settings.owner).newest_epoch(),
         "ports": sorted(ports, key=lambda port: str(port["port"])),
         "orphans": _orphans(switch, devices, host.settings.owner),
+        "fixtures": sorted(
+            fixture.port.name for kind in (FABRIC, GATEWAY) for fixture in read_fixtures(host, switch, kind)
+        ),
     }
     return Result(order.id, "done", changed=raised, details=details)
 

@@ -1,8 +1,9 @@
 """One call: any number of operations on one host, each with a result of its own, in the order asked.
 
-Operations of a kind are done together, kinds in this order: detach, attach, write, probe, observe.  Removing
-comes first, because a call may take an address from one container and give it to another; observing comes
-last, because it shall report what the others did.
+Operations of a kind are done together, kinds in this order: fabric, gateway, detach, attach, write, probe,
+observe.  The ways between hosts come first, because what is attached wants to be heard on them; removing
+comes before adding, because a call may take an address from one container and give it to another; observing
+comes last, because it shall report what the others did.
 
 Calls that change ports or files take turns (see `turns`), and may carry a number, by which a call that was
 overtaken is turned away: the switch keeps it for ports (see `switch`), a record for each file (`tellings`).
@@ -21,9 +22,11 @@ from typing import Any
 from .attach import attach
 from .detach import detach
 from .errors import OperationError
+from .fabric import fabric
+from .gateway import gateway
 from .host import FAILURES, Host, Result, Settings, failure
 from .observe import observe
-from .orders import Attach, Detach, Observe, Order, Probe, Write, parse
+from .orders import Attach, Detach, Fabric, Gateway, Observe, Order, Probe, Write, parse
 from .probing import probe
 from .reloads import write
 from .turns import PORTS, my_turn
@@ -51,7 +54,7 @@ def perform(settings: Settings, operations: Sequence[Mapping[str, Any]]) -> list
 
 
 def _wire(host: Host, orders: Mapping[int, Order]) -> dict[int, Result]:
-    """Detach and attach, when it is this call's turn."""
+    """Whatever changes ports, when it is this call's turn."""
     wiring = {index: order for index, order in orders.items() if isinstance(order, _WIRING)}
     if not wiring:
         return {}
@@ -96,7 +99,12 @@ def _singly(act: Callable[[Host, Any], Result]) -> Callable[[Host, Any], list[Re
     return each
 
 
-_WIRING = (Detach, Attach)
+_WIRING = (Fabric, Gateway, Detach, Attach)
 _PORTS = (*_WIRING, Observe)
-_FIRST: Kinds = [(Detach, detach), (Attach, attach)]
+_FIRST: Kinds = [
+    (Fabric, _singly(fabric)),
+    (Gateway, _singly(gateway)),
+    (Detach, detach),
+    (Attach, attach),
+]
 _THEN: Kinds = [(Write, write), (Probe, probe), (Observe, _singly(observe))]

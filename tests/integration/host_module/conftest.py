@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.integration.host_module.fabric_rig import FabricRig, fabric_rig
 from tests.integration.host_module.rig import HostRig, hosted
 
 
@@ -13,4 +14,11 @@ from tests.integration.host_module.rig import HostRig, hosted
 def rig() -> Iterator[HostRig]:
     """Each test uses addresses and containers of its own."""
     with hosted() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def fabric(rig: HostRig) -> Iterator[FabricRig]:
+    """Three hosts more, with the containers of the first."""
+    with fabric_rig(rig.engine) as made:
         yield made
