@@ -57,6 +57,7 @@ from mooring.core.store import PutFlag
 from mooring.handlers.conflict import Conflicts
 from mooring.handlers.converge import Converger
 from mooring.handlers.create import Seats
+from mooring.handlers.fabric import Fabric
 from mooring.handlers.kill import Kills
 from mooring.handlers.records import Records
 from mooring.handlers.restart import Restarts
@@ -117,8 +118,14 @@ class Engine:
         self.doubts = Doubts(self.metrics.repaired)
         self.occupancy = Occupancy(records, self.seats, self.clock)
         self.pools = PoolKeeper(
-            records, self.clock, supernets_of(settings), self._estate_changed, lambda: self.seats.closed or ""
+            records,
+            self.clock,
+            supernets_of(settings),
+            self._estate_changed,
+            lambda: self.seats.closed or "",
+            settings.fabric.check_pool,
         )
+        self.fabric: Fabric | None = None  # set by whoever knows the inventory
         self.reconciler = self._make_reconciler()
         self.verifier = make_verifier(self, outside)
         self.planner = make_planner(self)
@@ -199,7 +206,11 @@ class Engine:
                 self.seats.objection,
             ),
             surroundings=Surroundings(
-                lambda address: wiring_at(self.records.book.pools, address), zone, self.addresses
+                lambda address: wiring_at(
+                    self.records.book.pools, address, self.settings.fabric.container_mtu
+                ),
+                zone,
+                self.addresses,
             ),
             wake=self.queue.add,
             doubts=self.doubts,
@@ -316,6 +327,7 @@ class Engine:
         keys = {BindingId(instance.id) for instance in self.view.instances()}
         for key in sorted(keys | {binding.id for binding in self.records.all()}):
             self.queue.add(key)
+        self._wake_fabric()
         log.info("resumed", app=app or "everything")
 
     async def release_brake(self, held: int) -> None:
@@ -338,12 +350,14 @@ class Engine:
         """An operator asserts that nothing runs on the host (see `handlers.fences`)."""
         self._check_not_observing()
         await self.fences.fence(host, reason, force=force)
+        self._wake_fabric()
         self.rebuild.close()
 
     async def unfence(self, host: HostName) -> None:
         """The host is in use again; what it has without a right to it is detached first."""
         self._check_not_observing()
         await self.fences.unfence(host, clear=self.rebuild.is_over)
+        self._wake_fabric()
         self.rebuild.close()
 
     def _check_not_observing(self) -> None:
@@ -405,12 +419,17 @@ class Engine:
     def _estate_changed(self, pools: bool) -> None:
         """With other pools, labels may be acceptable or no longer so, and ports may be wired otherwise."""
         if pools:
+            self._wake_fabric()
             for app in self.claims.reconsider(rules_of(self.settings, self.records.book.pools)):
                 self._claim_changed(app)
             for binding in self.records.all():
                 if binding.address is not None:
                     self.queue.add(binding.id, Priority.RESYNC)
         self._tidied()
+
+    def _wake_fabric(self) -> None:
+        if self.fabric is not None:
+            self.fabric.wake()
 
     def _claim_changed(self, app: AppId) -> None:
         """A name went from one app to another."""

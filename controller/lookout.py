@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mooring.controller.plan import Planner
 from mooring.controller.queue import Priority
 from mooring.controller.verify import Verifier, counts
+from mooring.controller.ways import look_at_ways
 from mooring.core.readmodel import EVERYTHING
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def make_verifier(engine: Engine, outside: Outside) -> Verifier:
         hindrance=lambda: _hindrance(engine, outside),
         repaired=engine.metrics.repaired,
         looked=lambda found: engine.metrics.verified(engine.clock.now(), counts(found)),
+        beside=lambda repair: look_at_ways(engine, repair),
     )
 
 

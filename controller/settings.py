@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from mooring.controller.settings_fabric import FabricSettings
 from mooring.core.errors import ConfigRefused
 from mooring.core.specs import Route
 from mooring.ipam.pools import Pool, Pools
@@ -99,7 +100,18 @@ class PoolSettings(Section):
     network: str = Field(
         description="The subnet, such as 10.64.0.0/22 or fd00:64::/64 (the lowest 2^20 addresses are used)."
     )
-    gateway: str | None = Field(None, description="Default gateway inside the container.")
+    gateway: str | None = Field(
+        None,
+        description="Default gateway inside the container; `managed`: the first address, on `gateway_host`.",
+    )
+    gateway_host: str | None = Field(
+        None,
+        min_length=1,
+        description="Host of the inventory that is made the gateway; none: it is yours.",
+    )
+    gateway_nat: bool = Field(
+        False, description="Whether `gateway_host` puts its own address in place of the containers' outside."
+    )
     vlan: int | None = Field(None, ge=1, le=4094, description="VLAN tag of the switch port; none: untagged.")
     mtu: int | None = Field(None, ge=576, le=9216, description="MTU of the container's interface.")
     routes: tuple[RouteSettings, ...] = Field((), description="More routes inside the container.")
@@ -134,6 +146,10 @@ class SupernetSettings(Section):
     gateway: Literal["first", "last", "none"] = Field(
         "first", description="Which address of a pool its gateway has."
     )
+    gateway_host: str | None = Field(
+        None, min_length=1, description="Host of the inventory that is the gateway of its pools."
+    )
+    gateway_nat: bool = Field(False, description="As in a pool.")
     mtu: int | None = Field(None, ge=576, le=9216, description="MTU of the pools.")
     owners: tuple[str, ...] = Field(
         (), description="App id prefixes that may use its pools, unless a pool is given others; empty: all."
@@ -149,6 +165,8 @@ class SupernetSettings(Section):
             gateway=self.gateway,
             mtu=self.mtu,
             groups=self.owners,
+            gateway_host=self.gateway_host,
+            gateway_nat=self.gateway_nat,
         )
 
     @model_validator(mode="after")
@@ -310,6 +328,7 @@ class Settings(Section):
         300.0, gt=0, description="What really stands at every sink is compared with the records so often."
     )
     marathon: MarathonSettings
+    fabric: FabricSettings = FabricSettings()  # type: ignore[call-arg]
     pools: dict[str, PoolSettings] = Field(
         default_factory=dict, description="Pools by name; more can be made at run time."
     )
@@ -332,6 +351,14 @@ class Settings(Section):
         if "store" in info.data and (info.data["store"] is None) == (redis is None):
             raise ValueError("set either `store`, the path of a SQLite file, or `[redis]`, and not both")
         return redis
+
+    @field_validator("pools", "supernets")
+    @classmethod
+    def _fit_the_fabric(cls, tables: Any, info: ValidationInfo) -> Any:
+        fabric = info.data.get("fabric", FabricSettings())  # type: ignore[call-arg]
+        if faults := [fault for name, table in tables.items() if (fault := fabric.refusal(name, table.mtu))]:
+            raise ValueError("; ".join(faults))
+        return tables
 
     @field_validator("pools")
     @classmethod
@@ -387,4 +414,6 @@ def _pool(name: str, table: PoolSettings) -> Pool:
         exclude=table.exclude,
         reservations=table.reserve,
         groups=table.owners,
+        gateway_host=table.gateway_host,
+        gateway_nat=table.gateway_nat,
     )

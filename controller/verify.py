@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -59,6 +59,19 @@ class Look(msgspec.Struct, frozen=True):
     read: tuple[str, ...]  # the sinks that were read, at least in part
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What was found where no sink looks: repaired by whoever looked there, if he was to repair."""
+
+    findings: Sequence[Finding] = ()
+    unread: Mapping[str, str] = field(default_factory=dict)
+    read: Collection[str] = ()
+
+
+async def _nothing_beside(repair: bool) -> Beside:
+    return Beside()
+
+
 @dataclass(slots=True)
 class _Sight:
     """What was seen of one sink."""
@@ -84,11 +97,14 @@ class Verifier:
         hindrance: Callable[[], str],
         repaired: Callable[[str, str], None],
         looked: Callable[[Look], None],
+        beside: Callable[[bool], Awaitable[Beside]] = _nothing_beside,
     ) -> None:
         """`wake` queues a key, `waits` says whether an app is paused, `hindrance` why no look makes sense.
 
         `repaired` is told sink and kind of each surplus that is undone, `looked` the result of each look.
+        `beside` looks, and repairs if it is told to, where no sink does.
         """
+        self._beside = beside
         self._sinks = {sink.name: sink for sink in sinks}
         self._records = records
         self._clock = clock
@@ -125,14 +141,15 @@ class Verifier:
             raise Refused(f"nothing to compare with: {reason}")
         async with self._turn:
             at, began = self._clock.now(), self._clock.monotonic()
-            sights = await self._see_twice()
-            findings = []
+            sights, beside = await asyncio.gather(self._see_twice(), self._beside(repair))
+            findings = list(beside.findings)
             for deviation in (each for sight in sights.values() for each in sight.deviations):
                 remedy = await self._treat(deviation, repair)
                 findings.append(structs.replace(deviation.finding, remedy=remedy))
                 await self._breath.draw()
-            unread = dict(sorted(pair for sight in sights.values() for pair in sight.unread.items()))
-            read = tuple(sorted(name for name, sight in sights.items() if sight.read))
+            unread = {place: why for sight in sights.values() for place, why in sight.unread.items()}
+            unread = dict(sorted({**unread, **beside.unread}.items()))
+            read = tuple(sorted({*beside.read, *(name for name, sight in sights.items() if sight.read)}))
             took_s = self._clock.monotonic() - began
             found = Look(at, took_s, tuple(sorted(findings, key=_by_place)), unread, read)
         if repair:

@@ -146,6 +146,8 @@ class PoolSpec(msgspec.Struct, frozen=True):
     reservations: dict[str, str] = {}  # address: reason
     groups: tuple[str, ...] = ()  # app id prefixes that may use it; empty: all
     supernet: str | None = None  # the one it was generated from
+    gateway_host: HostName | None = None  # which host we make its gateway; None: the gateway is not ours
+    gateway_nat: bool = False  # whether that host masquerades what leaves the pool
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ Told by `Hosts` of every play; nothing here asks anybody, so that status and met
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ class Census:
 
     ports: int
     epoch: int
+    fixtures: int = 0  # ports of ours that belong to no container: tunnels and gateways
 
 
 class Attendance:
@@ -35,14 +36,18 @@ class Attendance:
         self._clock = clock
         self.silences: dict[str, Silence] = {}
         self.censuses: dict[str, Census] = {}
+        self.returned: Callable[[str], None] = lambda host: None  # called when a silence ends
 
     def answered(self, host: str, answers: Sequence[Mapping[str, Any]]) -> None:
         """A play came back."""
-        self.silences.pop(host, None)
+        was_silent = self.silences.pop(host, None) is not None
         for answer in answers:
             if "bridge_epoch" in answer:
                 ports = answer.get("ports", ())
-                self.censuses[host] = Census(len(ports), int(answer["bridge_epoch"] or 0))
+                fixtures = len(answer.get("fixtures", ()))
+                self.censuses[host] = Census(len(ports), int(answer["bridge_epoch"] or 0), fixtures)
+        if was_silent:
+            self.returned(host)
 
     def silent(self, host: str, why: str) -> None:
         """A play failed as a whole."""

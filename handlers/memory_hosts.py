@@ -22,9 +22,18 @@ from typing import Any
 
 from mooring.core.errors import Retryable
 from mooring.handlers.hosts import Answer, Operation
+from mooring.handlers.memory_ways import Ways
 
 Hook = Callable[[str], Awaitable[None]]
-_KINDS = ("detach", "attach", "write", "probe", "observe")  # the order in which a play does them
+_KINDS = (
+    "fabric",
+    "gateway",
+    "detach",
+    "attach",
+    "write",
+    "probe",
+    "observe",
+)  # the order in which a play does them
 
 
 class HostSilent(Retryable):
@@ -93,6 +102,7 @@ class MemoryHost:
     ports: dict[str, MemoryPort] = field(default_factory=dict)
     epoch: int = 0
     sequence: int = 0  # of the newest play of that epoch that changed or confirmed ports
+    ways: Ways = field(default_factory=Ways)
 
     def alive(self, port: MemoryPort) -> bool:
         """Whether the container that the port was made for still runs."""
@@ -156,7 +166,7 @@ class MemoryHosts:
         """The effect of one play, all at once; one answer for each operation, in order."""
         if host in self.silent or host not in self.hosts:
             raise HostSilent(f"host {host} cannot be reached")
-        wiring = (order for order in operations if order.get("op") in ("attach", "detach", "observe"))
+        wiring = (order for order in operations if order.get("op") not in ("write", "probe"))
         numbered = (int(order.get("sequence") or 0) for order in wiring)
         play = _Play(self, self.hosts[host], epoch, max(numbered, default=0), self._numbers)
         answers: dict[int, Answer] = {}
@@ -186,7 +196,13 @@ class _Play:
         """All operations of one kind."""
         if kind == "attach":
             return self._attach(orders)
-        single = {"detach": self._detach, "write": self._write, "probe": self._probe}.get(kind, self._observe)
+        single = {
+            "fabric": lambda order: self._ways(order, self._host.ways.fabric),
+            "gateway": lambda order: self._ways(order, self._host.ways.gateway),
+            "detach": self._detach,
+            "write": self._write,
+            "probe": self._probe,
+        }.get(kind, self._observe)
         return [self._guarded(single, order) for order in orders]
 
     def _guarded(self, act: Callable[[Operation], Answer], order: Operation) -> Answer:
@@ -198,6 +214,12 @@ class _Play:
             return _failure(order, error)
 
     # -- ports
+
+    def _ways(self, order: Operation, act: Callable[[Operation], dict[str, Any]]) -> Answer:
+        self._check_sequence()
+        if not order.get("check"):
+            self._leave_mark()
+        return act(order)
 
     def _attach(self, orders: Sequence[Operation]) -> list[Answer]:
         """A second order for the same address or task is refused, as one transaction cannot hold both."""
@@ -284,7 +306,7 @@ class _Play:
         writers = (epoch for container in containers for epoch, _ in container.writers.values())
         files_epoch = max(writers, default=0)
         return {"ports": ports, "bridge_epoch": self._host.epoch, "files_epoch": files_epoch,
-                "orphans": [], "changed": raised}  # fmt: skip
+                "orphans": [], "fixtures": self._host.ways.names(), "changed": raised}  # fmt: skip
 
     def _described(self, port: MemoryPort) -> Mapping[str, Any]:
         told = ("address", "prefix", "instance", "task", "app", "slot", "generation", "epoch", "vlan")

@@ -23,10 +23,10 @@ from functools import cached_property
 from ipaddress import ip_address
 
 from mooring.core.errors import ConfigRefused
-from mooring.core.model import AppId, LeaseState, PoolName, PoolSpec
+from mooring.core.model import AppId, HostName, LeaseState, PoolName, PoolSpec
 from mooring.core.specs import Route
 from mooring.ipam.errors import PoolUnknown
-from mooring.ipam.faults import Faults, Span, edge_of
+from mooring.ipam.faults import MANAGED, Faults, Span, edge_of
 from mooring.ipam.numbers import Address, Network, place, place_of
 
 MOST = 1 << 20  # addresses of one pool; a byte for each
@@ -57,6 +57,8 @@ class Pool:
     reservations: Mapping[Address, str] = field(default_factory=dict)
     groups: tuple[AppId, ...] = ()  # app id prefixes; empty means every app
     supernet: str | None = None  # the one it was generated from
+    gateway_host: HostName | None = None  # which host we make its gateway
+    gateway_nat: bool = False
 
     @classmethod
     def parse(
@@ -72,9 +74,12 @@ class Pool:
         reservations: Mapping[str, str] | None = None,
         groups: Sequence[str] = (),
         supernet: str | None = None,
+        gateway_host: str | None = None,
+        gateway_nat: bool = False,
     ) -> Pool:
         """Build a pool from plain values.
 
+        `gateway` "managed" is the subnet's first address, to be kept by `gateway_host`.
         `exclude` holds addresses and ranges ("10.0.0.1-10.0.0.9"), `reservations` maps addresses to
         notes, `groups` holds app ids whose subtree may use the pool. Raises `ConfigRefused`.
         """
@@ -82,6 +87,9 @@ class Pool:
         subnet = faults.network(network)
         if subnet is None:
             raise ConfigRefused(faults.lines)
+        faults.managed(gateway, gateway_host, gateway_nat)
+        if gateway == MANAGED or (gateway is None and gateway_host):
+            gateway = str(subnet.network_address + 1)
         hop = None if gateway is None else faults.host("gateway", gateway, subnet)
         spans = [span for text in exclude if (span := faults.span(text, subnet)) is not None]
         notes = {
@@ -94,7 +102,8 @@ class Pool:
         faults.routes(routes, subnet)
         faults.groups(groups)
         wiring = (hop, vlan, tuple(routes), mtu)
-        pool = cls(PoolName(name), subnet, *wiring, tuple(spans), notes, _app_ids(groups), supernet)
+        keeper = (HostName(gateway_host) if gateway_host else None, gateway_nat)
+        pool = cls(PoolName(name), subnet, *wiring, tuple(spans), notes, _app_ids(groups), supernet, *keeper)
         if not faults.lines and pool.size == 0:
             faults.add("nothing is left to give out: shorten `exclude` or `reservations`")
         if faults.lines:
@@ -115,6 +124,8 @@ class Pool:
             reservations=spec.reservations,
             groups=spec.groups,
             supernet=spec.supernet,
+            gateway_host=spec.gateway_host,
+            gateway_nat=spec.gateway_nat,
         )
 
     @property
@@ -131,6 +142,8 @@ class Pool:
             {str(address): note for address, note in self.reservations.items()},
             self.groups,
             self.supernet,
+            self.gateway_host,
+            self.gateway_nat,
         )
 
     @cached_property

@@ -30,7 +30,8 @@ options:
     type: str
     required: true
   operations:
-    description: The operations, each with C(op) (attach, detach, observe, write, probe, fabric, gateway) and C(id).
+    description:
+      - The operations, each with C(op) (attach, detach, observe, write, probe, fabric, gateway) and C(id).
     type: list
     elements: dict
   operations_base64:

@@ -28,7 +28,7 @@ from .fixtures import Fixture, Kind, Wanted, settle
 from .host import Host, Result
 from .netlink import Address
 from .orders import Fabric
-from .ovsdb import strings
+from .ovsdb import members, strings
 
 BFD_MS = "1000"
 KIND = Kind(
@@ -77,18 +77,24 @@ def _underlay_mtu(host: Host, local: Address) -> int:
     """The MTU of the device with the tunnel address; raises Retry if tunnels cannot start from there."""
     found = host.netlink.device_of(local)
     if found is None:
+        raise Retry(f"tunnel address {local} is not on this host; put it on the bridge that holds the NIC")
+    switch = host.switch()
+    ports = _ports_named(host, found.name)
+    if ports & {uuid for _, uuid in members(switch.read["ports"])}:
+        # What leaves the tunnels would enter them again: the switch daemon would do nothing else any more.
         raise Retry(
-            f"the tunnel address {local} is not on this host; put it on the bridge that holds the NIC"
+            f"tunnel address {local} is on {found.name}, a port of {switch.bridge} itself; put it on another "
+            "bridge, which holds the NIC"
         )
-    if host.switch().userspace and not _is_of_switch(host, found.name):
+    if switch.userspace and not ports:
         raise Retry(
-            f"the tunnel address {local} is on {found.name}, which is no bridge of Open vSwitch; a userspace "
-            "switch sends tunnels only through a bridge of its own that holds the NIC and has its MAC"
+            f"tunnel address {local} is on {found.name}, which is no bridge of Open vSwitch; a userspace "
+            "switch sends tunnels only through another bridge of its own that holds the NIC and has its MAC"
         )
     return found.mtu
 
 
-def _is_of_switch(host: Host, device: str) -> bool:
-    where = [["name", "==", device], ["type", "==", "internal"]]
-    select = {"op": "select", "table": "Interface", "where": where, "columns": ["name"]}
-    return bool(host.database.transact([select])[0]["rows"])
+def _ports_named(host: Host, device: str) -> set[str]:
+    """The records of the port of that name, on whatever bridge."""
+    select = {"op": "select", "table": "Port", "where": [["name", "==", device]], "columns": ["_uuid"]}
+    return {row["_uuid"][1] for row in host.database.transact([select])[0]["rows"]}

@@ -228,6 +228,7 @@ def test_an_older_daemon_and_a_late_call_are_turned_away(fabric: FabricRig) -> N
     [
         ({"local": "192.0.2.99"}, "is not on this host"),
         ({"local": "127.0.0.1"}, "is no bridge of Open vSwitch"),
+        ({"local": "192.0.2.77"}, "a port of br-mooring itself"),
         ({"local": None}, "needs a tunnel address of its own"),
         ({"vni": 1 << 24}, "vni"),
         ({"peers": [{"name": "h2", "address": "192.0.2.1"}]}, "needs a tunnel address of its own"),
@@ -237,6 +238,7 @@ def test_an_older_daemon_and_a_late_call_are_turned_away(fabric: FabricRig) -> N
 )
 def test_what_cannot_be_is_told_in_words(fabric: FabricRig, changes: dict[str, object], words: str) -> None:
     host, _ = two(fabric)
+    run("ip", "-n", host.name, "addr", "replace", "192.0.2.77/32", "dev", BRIDGE)
     [result] = host.wire(fabric.order(host, **changes))
     assert result["status"] in ("refused", "retry")
     assert words in result["reason"]
