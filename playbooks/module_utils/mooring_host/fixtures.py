@@ -48,6 +48,7 @@ class Wanted:
     key: str  # what it is for
     port: Row
     device: Row
+    marks: Mapping[str, str] = field(default_factory=dict)  # what else shall be known of it from the switch
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def plan_fixtures(
 
 def _is(fixture: Fixture, wanted: Wanted, kind: Kind) -> bool:
     asked = {**wanted.port, **wanted.device}
-    return all(
+    return wanted.marks.items() <= fixture.port.marks.items() and all(
         fixture.columns[name] == canonical(asked[name])
         for name in (*kind.port_columns, *kind.device_columns)
         if name in asked
@@ -188,7 +189,7 @@ def settle(host: Host, kind: Kind, wanted: Sequence[Wanted], *, check: bool) -> 
 
 
 def _marks(host: Host, kind: Kind, one: Wanted) -> dict[str, str]:
-    return {kind.mark: host.settings.owner, FOR: one.key}
+    return {**one.marks, kind.mark: host.settings.owner, FOR: one.key}
 
 
 def _names_in_use(host: Host, present: Sequence[Fixture]) -> set[str]:

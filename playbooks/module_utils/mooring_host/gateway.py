@@ -1,7 +1,8 @@
 """Gateways: this host is the router of the pools that name it.
 
     1. a port      of the switch itself ("internal"), in the pool's VLAN, with a MAC derived from the address
-    2. the device  quiet but for its own address, then the address, then up: the kernel announces it
+    2. the device  quiet but for its own address; then, if nobody answers on it, the address, then up: the
+                   kernel announces it
     3. forwarding  of the family, remembered if it was off (see `routing`)
     4. NAT         only for pools that want it: masquerade of what leaves the pool for anywhere but another
                    gateway of ours, in a table of our own
@@ -10,6 +11,9 @@
 The caller tells all gateways of the host; one that is not named goes, and with the port its device and its
 address.  Everything is read first and only what differs is changed.  A pool that wants NAT gets no gateway
 where NAT is impossible: its containers' addresses would leak instead.
+
+After a reboot the switch makes its devices anew, without addresses.  What a gateway is stands in the marks of
+its port, so `restore` brings it back from the switch's database alone.
 """
 
 from __future__ import annotations
@@ -21,8 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .announce import Announcement, announce_later
+from .asking import who_has
 from .errors import Refused, Retry
-from .fixtures import Fixture, Kind, Wanted, settle
+from .fixtures import Fixture, Kind, Wanted, read_fixtures, settle
 from .host import FAILURES, Host, Result
 from .links import mac_for
 from .namespaces import NetworkNamespace
@@ -40,17 +45,16 @@ def gateway(host: Host, order: Gateway) -> Result:
     check = order.check or host.settings.check
     able = [one for one in order.gateways if not one.nat or has_nft()]
     plan, present = settle(host, KIND, [_wanted(one) for one in able], check=check)
-    mended = _configure(host, able, present, check=check)
     # What comes now is in no transaction: a call that was overtaken since its own must not go on.
     host.switch().check_epoch(host.settings.epoch, host.settings.sequence)
-    routing = Routing(host.settings, PREFIX)
-    changed = routing.settle(
-        {one.address.version for one in able}, [_network(one) for one in able if one.nat], check=check
-    )
+    changed = _route(host, able, check=check)
+    mended, troubles = _configure(host, able, present, check=check)
     told = plan.told()
     told["mended"] += [f"{pool}: {left}" for pool, left in mended.items() if pool not in told["added"]]
     told["mended"] += changed
     details = {**told, "gateways": _describe(able, present)}
+    if troubles:
+        raise Retry("; ".join(troubles))
     if len(able) < len(order.gateways):
         pools = ", ".join(one.pool for one in order.gateways if one not in able)
         raise Refused(
@@ -60,11 +64,43 @@ def gateway(host: Host, order: Gateway) -> Result:
     return Result(order.id, "done", changed=not plan.idle or bool(mended or changed), details=details)
 
 
+def restore(host: Host) -> bool:
+    """Give the gateways that are on the bridge what a restart took; whether anything was missing."""
+    present = read_fixtures(host, host.switch(), KIND)
+    able = [_as_marked(fixture) for fixture in present]
+    changed = _route(host, able, check=False) if able else []
+    mended, troubles = _configure(host, able, present, check=False)
+    if troubles:
+        raise Retry("; ".join(troubles))
+    return bool(mended or changed)
+
+
+def _route(host: Host, able: Sequence[GatewayOf], *, check: bool) -> list[str]:
+    """Steps 3 and 4, before anything is sent to the gateway; returns what differed."""
+    versions = {one.address.version for one in able}
+    networks = [_network(one) for one in able if one.nat]
+    return Routing(host.settings, PREFIX).settle(versions, networks, check=check)
+
+
 def _wanted(one: GatewayOf) -> Wanted:
     return Wanted(
         key=one.pool,
         port={"tag": _NONE if one.vlan is None else one.vlan},
         device={"type": "internal", "mac": mac_for(one.address), "mtu_request": one.mtu or _NONE},
+        marks={"gateway-address": str(one.address), "prefix": str(one.prefix), "nat": str(int(one.nat))},
+    )
+
+
+def _as_marked(fixture: Fixture) -> GatewayOf:
+    """The gateway that a port was made for."""
+    marks, mtu = fixture.port.marks, fixture.columns["mtu_request"]
+    return GatewayOf(
+        pool=fixture.key,
+        address=ipaddress.ip_address(marks["gateway-address"]),
+        prefix=int(marks["prefix"]),
+        vlan=fixture.port.tag,
+        mtu=mtu if isinstance(mtu, int) else None,
+        nat=marks["nat"] == "1",
     )
 
 
@@ -82,22 +118,33 @@ def _describe(able: Sequence[GatewayOf], present: Sequence[Fixture]) -> list[dic
 
 def _configure(
     host: Host, able: Sequence[GatewayOf], present: Sequence[Fixture], *, check: bool
-) -> dict[str, str]:
-    """Steps 2 and 5; returns in what the device of each pool differed, if it did."""
+) -> tuple[dict[str, str], list[str]]:
+    """Steps 2 and 5; returns in what the device of each pool differed, and what could not be mended."""
     names = {fixture.key: fixture.port.name for fixture in present}
     links = host.devices()
-    differing = []
+    differing: dict[str, str] = {}
+    mended: list[tuple[GatewayOf, Link]] = []
+    troubles: list[str] = []
     for one in able:
         link = links.get(names.get(one.pool, ""))
-        if link is None and not check:
-            raise Retry(f"the switch did not make the device of the gateway of pool {one.pool}")
-        if link is not None and (left := _differences(host, one, link)):
-            differing.append((one, link, left))
-    if not check:
-        for one, link, _ in differing:
-            _mend(host, one, link)
-        _announce([(one, link) for one, link, _ in differing])
-    return {one.pool: ", ".join(left) for one, _, left in differing}
+        if link is None:
+            troubles += [] if check else [f"the switch did not make the device for pool {one.pool}"]
+        elif left := _differences(host, one, link):
+            differing[one.pool] = ", ".join(left)
+            if not check:
+                troubles += _mended(host, one, link, mended)
+    _announce(mended)
+    return differing, troubles
+
+
+def _mended(host: Host, one: GatewayOf, link: Link, mended: list[tuple[GatewayOf, Link]]) -> list[str]:
+    """Mend one gateway; a trouble with it is told, and must not keep the others from being mended."""
+    try:
+        _mend(host, one, link)
+    except FAILURES as error:
+        return [str(error)]
+    mended.append((one, link))
+    return []
 
 
 @dataclass(frozen=True)
@@ -137,7 +184,13 @@ def _mend(host: Host, one: GatewayOf, link: Link) -> None:
     for setting in _QUIET[one.address.version]:
         with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
             _path(link.name, setting).write_text(setting.value, encoding="ascii")
-    for address, prefix in _others(one, set(host.netlink.addresses(link.index))):
+    held = set(host.netlink.addresses(link.index))
+    if (one.address, one.prefix) not in held and (macs := who_has(host, link, one.address)):
+        raise Retry(
+            f"no gateway for pool {one.pool} yet: {', '.join(macs)} answers on {one.address}; if that is no "
+            "host of ours that is about to let go, take the address from it or give the pool another gateway"
+        )
+    for address, prefix in _others(one, held):
         host.netlink.delete_address(link.index, address, prefix)
     host.netlink.set_address(link.index, one.address, one.prefix)
     host.netlink.set_link(link.name, up=True)

@@ -21,7 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mooring.playbooks.module_utils.mooring_host.host import Settings
+from mooring.playbooks.module_utils.mooring_host.gateway import restore
+from mooring.playbooks.module_utils.mooring_host.host import Host, Settings
 from mooring.playbooks.module_utils.mooring_host.namespaces import NetworkNamespace
 from mooring.playbooks.module_utils.mooring_host.operations import perform
 from tests.integration.host_module.rig import BRIDGE, HostRig, run
@@ -52,6 +53,11 @@ class Guest:
         run("ip", "netns", "exec", self.name, "ethtool", "-K", "eth0", "tx", "off")
         host.vsctl("add-port", bridge, self._port, *([f"tag={vlan}"] if vlan else []))
         self.namespace = NetworkNamespace(f"/run/netns/{self.name}")
+
+    @property
+    def mac(self) -> str:
+        """The MAC of `eth0`."""
+        return str(json.loads(run("ip", "-j", "-n", self.name, "link", "show", "eth0"))[0]["address"])
 
     def ping(self, address: str, *, size: int = 56, tries: int = 5) -> bool:
         """Whether an answer comes; the packet is never split."""
@@ -107,8 +113,42 @@ class FabricHost(HostRig):
             self.vsctl("add-br", bridge, "--", "set", "bridge", bridge, "datapath_type=netdev")
             self.vsctl("add-port", bridge, nic)
         self.vsctl("set", "bridge", UNDER, f'other_config:hwaddr="{mac}"')
-        run("ip", "-n", self.name, "addr", "add", f"{self.tunnel_address}/24", "dev", UNDER)
+        self._address_tunnel_end()
+
+    def reboot(self) -> None:
+        """What a reboot does, as far as the ways go: new devices of the switch, an empty firewall."""
+        gateways = [port for port in self.ports() if port.startswith("mg")]
+        self.switch_daemon.kill()
+        self.switch_daemon.wait(10)
+        self._processes.remove(self.switch_daemon)
+        for device in (*gateways, UNDER):
+            run("ip", "-n", self.name, "link", "del", device)
+        run("ip", "netns", "exec", self.name, "nft", "flush", "ruleset")
+        _sysctl(self.name, "net.ipv4.ip_forward=0", "net.ipv6.conf.all.forwarding=0")
+        shutil.rmtree(self.state_dir)
+        inside = ("nsenter", f"--net=/run/netns/{self.name}")
+        self.switch_daemon = self._spawn(
+            "vswitchd.log", *inside, "ovs-vswitchd", f"unix:{self.database}", "--disable-system",
+            f"--unixctl={self.directory}/vswitchd.ctl",
+        )  # fmt: skip
+        self.vsctl("set", "bridge", UNDER, "external_ids:waited=for")  # until the daemon has done it
+        self._address_tunnel_end()
+
+    def _address_tunnel_end(self) -> None:
+        """What the operator's network configuration does whenever the device appears."""
+        run("ip", "-n", self.name, "addr", "replace", f"{self.tunnel_address}/24", "dev", UNDER)
         run("ip", "-n", self.name, "link", "set", UNDER, "up")
+
+    def restore(self) -> bool:
+        """Give the gateways what a restart took, as a program on the host would."""
+        settings = Settings("mooring", 0, BRIDGE, database=self.database, state_dir=self.state_dir)
+        host = Host(settings)
+        assert self.namespace is not None
+        try:
+            with self.namespace.entered():
+                return restore(host)
+        finally:
+            host.close()
 
     def wire(
         self, *operations: dict[str, Any], epoch: int = 1, bridge: str = BRIDGE, number: int | None = None

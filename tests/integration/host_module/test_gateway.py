@@ -251,6 +251,49 @@ def test_a_gateway_has_the_mac_of_its_address_and_announces_it(host: FabricHost)
     until(lambda: count() >= 1, "the announcement")
 
 
+def test_an_address_that_somebody_has_is_not_taken(fabric: FabricRig, host: FabricHost) -> None:
+    second = one("other", address="10.67.1.1", vlan=200)
+    with fabric.guests((1, "10.67.0.1/24")) as (stranger,):
+        [result] = host.wire(order(one(), second))
+        assert result["status"] == "retry"
+        assert stranger.mac in result["reason"]
+        assert "pool web" in result["reason"]
+        assert sorted(addresses(host, port) for port in ports(host)) == [set(), {"10.67.1.1/24"}]
+    assert made(host, one(), second)["mended"] == ["web: address, link"]
+
+
+def test_a_gateway_moves_when_the_other_host_has_let_go(fabric: FabricRig, host: FabricHost) -> None:
+    other = fabric.hosts[2]
+    made(host, one())
+    try:
+        with fabric.guests((1, "10.67.0.9/24")) as (guest,):
+            assert guest.ping("10.67.0.1")
+            assert other.wire(order(one()))[0]["status"] == "retry"
+            assert guest.ping("10.67.0.1")
+            made(host)
+            made(other, one())
+            assert guest.ping("10.67.0.1")
+    finally:
+        made(other)
+
+
+def test_a_host_restores_its_gateways_by_itself(
+    fabric: FabricRig, host: FabricHost, outside: Outside
+) -> None:
+    made(host, one(nat=True), one("six", address="fd00:67::1", prefix=64, vlan=None))
+    assert not host.restore()
+    host.reboot()
+    assert [addresses(host, port) for port in ports(host)] == [set(), set()]
+    assert host.restore()
+    assert not host.restore()
+    assert "masquerade" in host.nft()
+    with fabric.guests((1, "10.67.0.9/24")) as (guest,):
+        guest.route("10.67.0.1")
+        assert guest.ping(OUTSIDE, tries=20)
+    again = made(host, one(nat=True), one("six", address="fd00:67::1", prefix=64, vlan=None))
+    assert not again["changed"]
+
+
 def test_an_older_daemon_is_turned_away(host: FabricHost) -> None:
     [newest] = host.wire(order(one()), epoch=9)
     assert newest["status"] == "done"
