@@ -9,7 +9,8 @@ program).  It is told
   * when it answers again after a silence,
   * with every comparison of the world with the records (`look`), which is how a missing tunnel is found.
 
-Each host has a task of its own, so a silent one delays nobody; it is tried again every `AGAIN_S` seconds.
+Each host has a task of its own, so a silent one delays nobody; it is tried again, at last every `AGAIN_S`
+seconds.  So is one that could not do it yet: the new host of a gateway waits until the old one has let go.
 The operations go through the host's wiring lane and carry epoch and number like every change of ports.
 
 A host that an operator has fenced is no peer: what may still run there reaches nobody through a tunnel.
@@ -27,13 +28,14 @@ from dataclasses import dataclass, field
 import structlog
 
 from mooring.core.clock import Clock
-from mooring.core.errors import Refused, Retryable
+from mooring.core.errors import Fatal, Refused, Retryable
 from mooring.handlers.hosts import Answer, Hosts, Operation
 from mooring.ipam.pools import Pool
 
 log = structlog.get_logger(__name__)
 
-AGAIN_S = 30.0  # until a host that did not answer, or could not do it, is told again
+FIRST_AGAIN_S = 2.0  # until a host that did not answer, or could not do it, is told again; then twice as long
+AGAIN_S = 30.0  # and at most so long
 _KINDS = {"added": "missing", "mended": "different", "removed": "surplus"}
 
 
@@ -150,12 +152,14 @@ class Fabric:
             self._due[host].set()
 
     async def _keep(self, host: str) -> None:
+        pause_s = FIRST_AGAIN_S
         while True:
             self._due[host].clear()
             settled = await self._bring_into_line(host)
             due = asyncio.ensure_future(self._due[host].wait())
             # What is settled waits for a reason; a loss that nobody tells of is found by the next look.
-            waits = [due] if settled else [due, asyncio.ensure_future(self._clock.sleep(AGAIN_S))]
+            waits = [due] if settled else [due, asyncio.ensure_future(self._clock.sleep(pause_s))]
+            pause_s = FIRST_AGAIN_S if settled else min(2 * pause_s, AGAIN_S)
             try:
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -170,6 +174,11 @@ class Fabric:
             answers = await self._tell(host)
         except (Retryable, Refused) as error:
             self._note(host, str(error))
+            return False
+        except Fatal:
+            raise
+        except Exception as error:  # a defect met on one host must not take the daemon from all others
+            log.exception("a defect while the fabric was being set", host=host, error=repr(error))
             return False
         troubles = [str(answer.get("reason")) for answer in answers if answer.get("status") != "done"]
         self._note(host, "; ".join(troubles))
