@@ -84,7 +84,7 @@ class FabricHost(HostRig):
     def __init__(self, directory: Path, number: int, dc: str, engine: str) -> None:
         super().__init__(directory)
         self.number = number
-        self.tunnel_address = f"192.0.2.{number}"
+        self.tunnel_address, self.tunnel_address6 = f"192.0.2.{number}", f"2001:db8:2::{number}"
         self.engine = engine
         self._dc = dc
         self._sequence = itertools.count(1)
@@ -137,6 +137,7 @@ class FabricHost(HostRig):
     def _address_tunnel_end(self) -> None:
         """What the operator's network configuration does whenever the device appears."""
         run("ip", "-n", self.name, "addr", "replace", f"{self.tunnel_address}/24", "dev", UNDER)
+        run("ip", "-n", self.name, "addr", "replace", f"{self.tunnel_address6}/64", "dev", UNDER, "nodad")
         run("ip", "-n", self.name, "link", "set", UNDER, "up")
 
     def restore(self) -> bool:

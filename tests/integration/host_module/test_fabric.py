@@ -165,6 +165,17 @@ def test_packets_of_the_pools_mtu_pass_and_larger_ones_do_not(fabric: FabricRig)
         assert not one.ping(other.address, size=1447 - headers, tries=2)
 
 
+def test_tunnels_over_ipv6_leave_twenty_bytes_less(fabric: FabricRig) -> None:
+    for host, other in (two(fabric), two(fabric)[::-1]):
+        peer = {"name": f"h{other.number}", "address": other.tunnel_address6}
+        [result] = host.wire(fabric.order(host, local=host.tunnel_address6, peers=[peer]))
+        assert result["status"] == "done", result
+    headers = 28
+    with fabric.guests((0, "10.66.11.1/24"), (1, "10.66.11.2/24"), mtu=1500) as (one, other_guest):
+        assert one.ping(other_guest.address, size=1426 - headers)
+        assert not one.ping(other_guest.address, size=1427 - headers, tries=2)
+
+
 def test_the_tunnels_of_a_host_that_left_go(fabric: FabricRig) -> None:
     fabric.mesh()
     host, other = two(fabric)
