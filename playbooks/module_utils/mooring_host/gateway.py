@@ -35,8 +35,7 @@ from .netlink import Address, Link
 from .orders import Gateway, GatewayOf
 from .routing import Routing, has_nft
 
-PREFIX = "mg"
-KIND = Kind("gateway", PREFIX, ("tag",), ("type", "mac", "mtu_request"))
+KIND = Kind("gateway", "mg", ("tag",), ("type", "mac", "mtu_request"))
 _NONE = ["set", []]
 
 
@@ -47,7 +46,7 @@ def gateway(host: Host, order: Gateway) -> Result:
     plan, present = settle(host, KIND, [_wanted(one) for one in able], check=check)
     # What comes now is in no transaction: a call that was overtaken since its own must not go on.
     host.switch().check_epoch(host.settings.epoch, host.settings.sequence)
-    changed = _route(host, able, check=check)
+    changed = _route(host, able, present, check=check)
     mended, troubles = _configure(host, able, present, check=check)
     told = plan.told()
     told["mended"] += [f"{pool}: {left}" for pool, left in mended.items() if pool not in told["added"]]
@@ -68,18 +67,19 @@ def restore(host: Host) -> bool:
     """Give the gateways that are on the bridge what a restart took; whether anything was missing."""
     present = read_fixtures(host, host.switch(), KIND)
     able = [_as_marked(fixture) for fixture in present]
-    changed = _route(host, able, check=False) if able else []
+    changed = _route(host, able, present, check=False) if able else []
     mended, troubles = _configure(host, able, present, check=False)
     if troubles:
         raise Retry("; ".join(troubles))
     return bool(mended or changed)
 
 
-def _route(host: Host, able: Sequence[GatewayOf], *, check: bool) -> list[str]:
+def _route(host: Host, able: Sequence[GatewayOf], present: Sequence[Fixture], *, check: bool) -> list[str]:
     """Steps 3 and 4, before anything is sent to the gateway; returns what differed."""
     versions = {one.address.version for one in able}
     networks = [_network(one) for one in able if one.nat]
-    return Routing(host.settings, PREFIX).settle(versions, networks, check=check)
+    devices = [fixture.port.name for fixture in present]
+    return Routing(host.settings, devices).settle(versions, networks, check=check)
 
 
 def _wanted(one: GatewayOf) -> Wanted:

@@ -37,12 +37,13 @@ def _nft() -> str | None:
 
 
 class Routing:
-    """Forwarding and masquerade of one host, for one owner; `prefix` begins the names of our gateways."""
+    """Forwarding and masquerade of one host, for one owner; `devices` are those of our gateways."""
 
-    def __init__(self, settings: Settings, prefix: str) -> None:
+    def __init__(self, settings: Settings, devices: Collection[str]) -> None:
         self._note = Path(settings.state_dir) / f"forwarding-{settings.owner}.json"
         self._table = "mooring_" + re.sub(r"[^A-Za-z0-9]", "_", settings.owner)
-        self._prefix = prefix
+        # By their names, one by one: a pattern such as mg* would take an operator's mgmt0 for ours.
+        self._devices = sorted(devices)
 
     def settle(self, versions: Collection[int], networks: Sequence[str], *, check: bool) -> list[str]:
         """Forward these families and masquerade these networks; returns what differed, after mending it."""
@@ -100,7 +101,9 @@ class Routing:
         try:
             source, out, verdict = rule["expr"]
             prefix = source["match"]["right"]["prefix"]
-            ours = "masquerade" in verdict and out["match"]["right"] == f"{self._prefix}*"
+            spared = out["match"]["right"]
+            spared = [spared] if isinstance(spared, str) else sorted(spared["set"])
+            ours = "masquerade" in verdict and spared == self._devices
             return f"{prefix['addr']}/{prefix['len']}" if ours else json.dumps(rule["expr"])
         except (KeyError, TypeError, ValueError):
             return json.dumps(rule.get("expr"))
@@ -112,10 +115,11 @@ class Routing:
             chain = f"inet {self._table} postrouting"
             lines.append(f"add table inet {self._table}")
             lines.append(f"add chain {chain} {{ type nat hook postrouting priority 100; policy accept; }}")
+            devices = ", ".join(f'"{device}"' for device in self._devices)
             for network in sorted(set(networks)):
                 family = "ip6" if ":" in network else "ip"
                 lines.append(
-                    f'add rule {chain} {family} saddr {network} oifname != "{self._prefix}*" masquerade'
+                    f"add rule {chain} {family} saddr {network} oifname != {{ {devices} }} masquerade"
                 )
         self._run("-f", "-", given="\n".join(lines) + "\n")
 

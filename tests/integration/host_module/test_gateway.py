@@ -57,9 +57,9 @@ class Outside:
 def outside(host: FabricHost) -> Iterator[Outside]:
     name = f"{host.name}-out"
     run("ip", "netns", "add", name)
-    run("ip", "-n", host.name, "link", "add", "out0", "type", "veth", "peer", "name", "eth0", "netns", name)
+    run("ip", "-n", host.name, "link", "add", "mgmt0", "type", "veth", "peer", "name", "eth0", "netns", name)
     for namespace, device, addresses in (
-        (host.name, "out0", (OUT, OUT6)),
+        (host.name, "mgmt0", (OUT, OUT6)),
         (name, "eth0", (OUTSIDE, OUTSIDE6)),
     ):
         run("ip", "-n", namespace, "addr", "add", f"{addresses[0]}/24", "dev", device)
@@ -72,7 +72,7 @@ def outside(host: FabricHost) -> Iterator[Outside]:
     yield Outside(name, ear)
     ear.close()
     place.close()
-    run("ip", "-n", host.name, "link", "del", "out0")
+    run("ip", "-n", host.name, "link", "del", "mgmt0")
     run("ip", "netns", "del", name)
 
 
