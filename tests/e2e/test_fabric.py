@@ -10,9 +10,9 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from mooring.lab import background, supervise
+from mooring.lab import background, remains, supervise
 from mooring.lab.handle import LabHandle
-from mooring.lab.plan import BRIDGE, MANAGEMENT, UPLINK, VLANS, LabError, LabPlan
+from mooring.lab.plan import BRIDGE, MANAGEMENT, UPLINK, VLANS, LabPlan
 from mooring.lab.proofs import eventually
 from mooring.lab.sample import Operator, app
 from tests.e2e.evidence import DEADLINE_S
@@ -115,7 +115,7 @@ class TestTunnels:
                     await pings(plan, handle, task, OUTSIDE)
                 await self._take_one_away(plan, handle)
                 await operator.delete(APP)
-                await eventually(lambda: no_address(handle), DEADLINE_S)
+                await eventually(lambda: remains.nothing_left(handle), 2 * DEADLINE_S)
             await eventually(lambda: ways_are(plan, handle, [[], [], []]), DEADLINE_S)
 
     async def _take_one_away(self, plan: LabPlan, handle: LabHandle) -> None:
@@ -129,11 +129,3 @@ class TestTunnels:
             ("fabric", "missing")
         ]
         await eventually(lambda: ways_are(plan, handle, FULL), DEADLINE_S)
-
-
-async def no_address(handle: LabHandle) -> tuple[None, str]:
-    try:
-        left = await handle.answered_addresses()
-    except LabError as error:
-        return None, str(error)
-    return None, f"{left} are left" if any(left.values()) else ""
