@@ -87,7 +87,7 @@ def _wanted(one: GatewayOf) -> Wanted:
         key=one.pool,
         port={"tag": _NONE if one.vlan is None else one.vlan},
         device={"type": "internal", "mac": mac_for(one.address), "mtu_request": one.mtu or _NONE},
-        marks={"gateway-address": str(one.address), "prefix": str(one.prefix), "nat": str(int(one.nat))},
+        marks={"router": str(one.address), "prefix": str(one.prefix), "nat": str(int(one.nat))},
     )
 
 
@@ -96,7 +96,7 @@ def _as_marked(fixture: Fixture) -> GatewayOf:
     marks, mtu = fixture.port.marks, fixture.columns["mtu_request"]
     return GatewayOf(
         pool=fixture.key,
-        address=ipaddress.ip_address(marks["gateway-address"]),
+        address=ipaddress.ip_address(marks["router"]),
         prefix=int(marks["prefix"]),
         vlan=fixture.port.tag,
         mtu=mtu if isinstance(mtu, int) else None,
