@@ -59,6 +59,7 @@ from mooring.handlers.ahead import Addresses
 from mooring.handlers.conflict import Conflicts
 from mooring.handlers.converge import Converger
 from mooring.handlers.create import Seats
+from mooring.handlers.fabric import Fabric
 from mooring.handlers.hosts import NetworkSink
 from mooring.handlers.kill import Kills
 from mooring.handlers.records import Records
@@ -125,8 +126,14 @@ class Engine:
         self.doubts = Doubts(self.metrics.repaired)
         self.occupancy = Occupancy(records, self.seats, self.clock)
         self.pools = PoolKeeper(
-            records, self.clock, supernets_of(settings), self._estate_changed, lambda: self.seats.closed or ""
+            records,
+            self.clock,
+            supernets_of(settings),
+            self._estate_changed,
+            lambda: self.seats.closed or "",
+            settings.fabric.check_pool,
         )
+        self.fabric: Fabric | None = None  # set by whoever knows the inventory
         self.reconciler = self._make_reconciler()
         self.verifier = make_verifier(self, outside)
         self.planner = make_planner(self)
@@ -208,7 +215,11 @@ class Engine:
                 self.seats.objection,
             ),
             surroundings=Surroundings(
-                lambda address: wiring_at(self.records.book.pools, address, reach), zone, self.addresses
+                lambda address: wiring_at(
+                    self.records.book.pools, address, reach, self.settings.fabric.container_mtu
+                ),
+                zone,
+                self.addresses,
             ),
             wake=self.queue.add,
             doubts=self.doubts,
@@ -332,6 +343,7 @@ class Engine:
         keys = {BindingId(instance.id) for instance in self.view.instances()}
         for key in sorted(keys | {binding.id for binding in self.records.all()}):
             self.queue.add(key)
+        self._wake_fabric()
         log.info("resumed", app=app or "everything")
 
     async def release_brake(self, held: int) -> None:
@@ -355,12 +367,14 @@ class Engine:
         self._check_not_observing()
         await self.fences.fence(host, reason, force=force)
         await self.maintenance.end(host)  # the stronger word
+        self._wake_fabric()
         self.rebuild.close()
 
     async def unfence(self, host: HostName) -> None:
         """The host is in use again; what it has without a right to it is detached first."""
         self._check_not_observing()
         await self.fences.unfence(host, clear=self.rebuild.is_over)
+        self._wake_fabric()
         self.rebuild.close()
 
     async def maintain(self, host: HostName, reason: str) -> None:
@@ -433,12 +447,17 @@ class Engine:
     def _estate_changed(self, pools: bool) -> None:
         """With other pools, labels may be acceptable or no longer so, and ports may be wired otherwise."""
         if pools:
+            self._wake_fabric()
             for app in self.claims.reconsider(rules_of(self.settings, self.records.book.pools)):
                 self._claim_changed(app)
             for binding in self.records.all():
                 if binding.address is not None:
                     self.queue.add(binding.id, Priority.RESYNC)
         self._tidied()
+
+    def _wake_fabric(self) -> None:
+        if self.fabric is not None:
+            self.fabric.wake()
 
     def _claim_changed(self, app: AppId) -> None:
         """A name went from one app to another."""

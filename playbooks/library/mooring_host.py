@@ -30,7 +30,9 @@ options:
     type: str
     required: true
   operations:
-    description: The operations, each with C(op) (attach, detach, observe, write, probe, check) and C(id).
+    description:
+      - The operations, each with C(id) and C(op) (attach, detach, detect, observe, write, probe, check, fabric
+        or gateway).
     type: list
     elements: dict
   operations_base64:

@@ -1,7 +1,8 @@
 """One call: any number of operations on one host, each with a result of its own, in the order asked.
 
-Operations of a kind are done together, kinds in this order: detach, detect, attach, write, probe, observe,
-check.  Removing comes first, because a call may take an address from one container and give it to another;
+Operations of a kind are done together, kinds in this order: fabric, gateway, detach, detect, attach, write,
+probe, observe, check.  The ways between hosts come first, because what is attached wants to be heard on them;
+removing comes before adding, because a call may take an address from one container and give it to another;
 observing comes late, because it shall report what the others did.
 
 Calls that change ports or files take turns (see `turns`), and may carry a number, by which a call that was
@@ -24,9 +25,23 @@ from .capabilities import check
 from .detach import detach
 from .detect import detect
 from .errors import OperationError
+from .fabric import fabric
+from .gateway import gateway
 from .host import FAILURES, Host, Result, Settings, failure
 from .observe import observe
-from .orders import Attach, Check, Detach, Detect, Observe, Order, Probe, Write, parse
+from .orders import (
+    Attach,
+    Check,
+    Detach,
+    Detect,
+    Fabric,
+    Gateway,
+    Observe,
+    Order,
+    Probe,
+    Write,
+    parse,
+)
 from .probing import probe
 from .reloads import write
 from .turns import PORTS, my_turn
@@ -55,7 +70,7 @@ def perform(settings: Settings, operations: Sequence[Mapping[str, Any]]) -> list
 
 
 def _wire(host: Host, orders: Mapping[int, Order]) -> dict[int, Result]:
-    """Detach and attach, when it is this call's turn."""
+    """Whatever changes ports, when it is this call's turn."""
     wiring = {index: order for index, order in orders.items() if isinstance(order, _WIRING)}
     if not wiring:
         return {}
@@ -109,7 +124,13 @@ def _singly(act: Callable[[Host, Any], Result]) -> Callable[[Host, Any], list[Re
     return each
 
 
-_WIRING = (Detach, Detect, Attach)
-_PORTS = (Detach, Attach, Observe)
-_FIRST: Kinds = [(Detach, detach), (Detect, detect), (Attach, attach)]
+_WIRING = (Fabric, Gateway, Detach, Detect, Attach)
+_PORTS = (Fabric, Gateway, Detach, Attach, Observe)
+_FIRST: Kinds = [
+    (Fabric, _singly(fabric)),
+    (Gateway, _singly(gateway)),
+    (Detach, detach),
+    (Detect, detect),
+    (Attach, attach),
+]
 _THEN: Kinds = [(Write, write), (Probe, probe), (Observe, _singly(observe)), (Check, _singly(check))]
