@@ -31,8 +31,8 @@ options:
     required: true
   operations:
     description:
-      - The operations, each with C(id) and C(op) (attach, detach, detect, observe, write, probe, check, fabric
-        or gateway).
+      - The operations, each with C(id) and C(op) (attach, detach, detect, observe, write, probe, check,
+        fabric or gateway).
     type: list
     elements: dict
   operations_base64:
