@@ -55,6 +55,8 @@ from mooring.handlers.wants import FILES, NETWORK, PROBE
 
 Operation = Mapping[str, Any]
 Answer = Mapping[str, Any]
+# Nobody waits long for company; while many come, one play for all of them is the quickest for each.
+_WINDOW_S, _WINDOWS = 0.03, 10
 _INSIDE = frozenset({"write", "probe"})
 _WIRING = frozenset({"attach", "detach", "fabric", "gateway"})
 _NUMBERED = _WIRING | {"write"}
@@ -95,8 +97,12 @@ class Hosts:
         self._told: dict[str, Epoch] = {}
         self._sequence = itertools.count(1)
         self._runner = runner
-        self._wiring: Lanes[Operation, Answer] = Lanes(self._play, clock, window_s=0.05)
-        self._inside: Lanes[Operation, Answer] = Lanes(self._play, clock, window_s=0.05)
+        self._wiring: Lanes[Operation, Answer] = Lanes(
+            self._play, clock, window_s=_WINDOW_S, windows=_WINDOWS
+        )
+        self._inside: Lanes[Operation, Answer] = Lanes(
+            self._play, clock, window_s=_WINDOW_S, windows=_WINDOWS
+        )
 
     async def do(self, host: str, operations: Iterable[Operation]) -> list[Answer]:
         """Carry out operations on a host with its next plays. Raises `Retryable` if the host fails."""
