@@ -2,8 +2,8 @@
 
 A play, a DNS message, a reload cost about the same for one change as for fifty.  So the first item of an
 idle lane leaves after a short gathering window, which may begin anew while company keeps arriving, and while
-it is in flight everything that arrives for the same lane gathers and leaves together afterwards.  A lane (a host, a zone, a balancer) never has two
-flights at once, and a slow or dead lane never holds up another.
+it is in flight everything that arrives for the same lane gathers and leaves together afterwards.  A lane (a
+host, a zone, a balancer) never has two flights at once, and a slow or dead lane never holds up another.
 
 `Lanes` is that mechanism for any item; `Batcher` puts it in front of a sink and turns the errors of a
 whole flight into an outcome for each change in it.
