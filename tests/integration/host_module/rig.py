@@ -42,7 +42,9 @@ trap 'echo told >> /tmp/signals' HUP
 mkdir -p /www
 echo "$MESOS_TASK_ID" > /www/index.html
 httpd -f -p 8080 -h /www &
-while true; do wait; done
+server=$!
+# In the host's network somebody else may have the port; then there is nothing to wait for.
+while true; do wait; kill -0 $server 2>/dev/null || sleep 1; done
 """
 
 
