@@ -174,6 +174,8 @@ def _ansible(settings: Settings) -> AnsibleRunner:
         ansible.inventory,
         owner=settings.owner,
         bridge=ansible.bridge,
+        wiring=ansible.wiring,
+        clean_pipework=ansible.clean_pipework,
         timeout_s=ansible.play_timeout_s,
         connect_timeout_s=ansible.connect_timeout_s,
         parallel=ansible.parallel,

@@ -64,7 +64,8 @@ class AnsibleRunner:
     """Runs `host.yml` for one host at a time, several plays in parallel.
 
     `inventory` is Ansible's, and may set `mooring_database`, `mooring_engine` and `mooring_state_dir` for
-    hosts that differ.  `owner` and `bridge` are what the module needs to know its own ports.  A play is ended
+    hosts that differ, and `mooring_wiring` for those that are not wired as `wiring` says.  `owner` and
+    `bridge` are what the module needs to know its own ports.  A play is ended
     after `timeout_s`; `grace_s` is the time it then has to end by itself.  `parallel` bounds the plays in
     flight; a quarter as many may be in flight besides, for hosts whose last play gave no results.
     """
@@ -75,6 +76,8 @@ class AnsibleRunner:
         *,
         owner: str,
         bridge: str,
+        wiring: str = "native",
+        clean_pipework: bool = False,
         playbook_dir: Path = PLAYBOOK_DIR,
         timeout_s: float = 60.0,
         connect_timeout_s: int = 5,
@@ -84,7 +87,12 @@ class AnsibleRunner:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._inventory = inventory.resolve()
-        self._variables = {"mooring_owner": owner, "mooring_bridge": bridge}
+        self._variables = {
+            "mooring_owner": owner,
+            "mooring_bridge": bridge,
+            "mooring_usual_wiring": wiring,
+            "mooring_clean_pipework": clean_pipework,
+        }
         self._playbook = playbook_dir.resolve() / "host.yml"
         self._timeout_s = timeout_s
         self._connect_timeout_s = connect_timeout_s

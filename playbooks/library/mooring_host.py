@@ -30,7 +30,8 @@ options:
     type: str
     required: true
   operations:
-    description: The operations, each with C(op) (attach, detach, observe, write, probe) and C(id).
+    description:
+      - The operations, each with C(op) (attach, adopt, detach, observe, survey, write, probe) and C(id).
     type: list
     elements: dict
   operations_base64:
@@ -49,6 +50,15 @@ options:
     description: Directory for what must outlive a call, best on a file system that a reboot empties.
     type: str
     default: /run/mooring
+  wiring:
+    description: How a new port is made; C(pipework) has the program of that name make it.
+    type: str
+    choices: [native, pipework]
+    default: native
+  clean_pipework:
+    description: Whether ports and links that pipework left behind are removed although they carry no mark.
+    type: bool
+    default: false
 author:
   - Mooring
 """
@@ -114,6 +124,8 @@ ARGUMENTS = {
     "database": {"type": "str", "default": "/var/run/openvswitch/db.sock"},
     "engine": {"type": "str", "default": "/var/run/docker.sock"},
     "state_dir": {"type": "str", "default": "/run/mooring"},
+    "wiring": {"type": "str", "choices": ["native", "pipework"], "default": "native"},
+    "clean_pipework": {"type": "bool", "default": False},
 }
 
 

@@ -1,6 +1,6 @@
 """Attach any number of containers to the switch, with one transaction for all of them.
 
-    1. resolve     find each container, open its namespace, refuse the host's
+    1. resolve     find each container, open its namespace, refuse the host's and one that others have wired
     2. detect      where asked, probe the wire: an address that somebody else answers on is not attached
     3. read        our ports, the host's devices, the container's interface; refuse a stale epoch
     4. plan        keep, update, replace or create (see planning)
@@ -8,6 +8,9 @@
     6. commit      add, update and remove ports in one fenced transaction; wait for the switch daemon
     7. configure   offload, address, link up, routes; read everything back
     8. clean up    a container that failed or died on the way leaves neither port nor device
+
+Where the host is wired by pipework, that program does step 5 and makes the port, behind a transaction of its
+own that removes what is superseded (see `pipework`); step 6 then writes our marks on what it made.
 
 A job that fails at any step leaves the batch and the others go on.  If the switch changed between 3 and 6,
 the links are taken back and everything is planned anew; if the switch refuses the batch, each job is tried
@@ -17,7 +20,7 @@ alone, so that one bad port costs only itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from .announce import Announcement, announce_later
@@ -30,8 +33,18 @@ from .namespaces import NetworkNamespace
 from .netlink import Link
 from .orders import Attach
 from .ovsdb import OvsdbRejected, OvsdbStale
-from .planning import Plan, alias_prefix, device_alias, marks_for, plan_attach, same_seat
-from .switch import Switch
+from .pipework import WIRING, mend, wire_all
+from .planning import (
+    MAC_MARK,
+    Plan,
+    adopted_for,
+    device_alias,
+    marks_for,
+    plan_attach,
+    same_seat,
+)
+from .survey import peer_of, refuse_others_wiring
+from .switch import Port, Switch
 
 ATTEMPTS = 4
 
@@ -49,6 +62,8 @@ class Job:
     plan: Plan | None = None
     idle: bool = False  # nothing differs
     linked: bool = False
+    made: Port | None = None  # by pipework
+    cleared: list[str] = field(default_factory=list)  # ports that went before it ran
     result: Result | None = None
 
     def close(self) -> None:
@@ -94,8 +109,15 @@ def _resolve(host: Host, order: Attach, seats: set[object]) -> Job | Result:
             raise
     except FAILURES as error:
         return failure(order.id, error)
+    job = Job(order, container, namespace, inside)
+    try:
+        # Before the wire is asked: there the container itself would answer.
+        refuse_others_wiring(inside, order, host.settings.owner)
+    except FAILURES as error:
+        job.close()
+        return failure(order.id, error)
     seats.update((order.address, (order.task_id, order.interface)))
-    return Job(order, container, namespace, inside)
+    return job
 
 
 def _each(jobs: Iterable[Job], step: Callable[[Job], None]) -> list[Job]:
@@ -171,6 +193,8 @@ def _attempt(host: Host, jobs: list[Job]) -> None:
     if host.settings.check:
         _each(going, _finish)
         return
+    if host.settings.wiring == WIRING:
+        switch = wire_all(host, switch, devices, going, _each)
     linked = _each(going, partial(_link, host))
     _drop_links(host, [job for job in going if job.result is not None])
     try:
@@ -190,42 +214,31 @@ def _plan(host: Host, switch: Switch, devices: dict[str, Link], job: Job) -> Non
     """Steps 3 and 4 for one job."""
     order, settings = job.order, host.settings
     switch.check_epoch(settings.epoch, settings.sequence)
+    adopted = _adopted(job, switch, devices)
+    job.made = None
     job.wanted = Interface(
-        name=order.interface,
+        name=adopted.marks["interface"] if adopted else order.interface,
         address=order.address,
         prefix=order.prefix,
-        mac=mac_for(order.address),
+        mac=adopted.marks[MAC_MARK] if adopted else mac_for(order.address),
         mtu=order.mtu,
         routes=order.routes,
         # Packets reach a userspace switch without the checksum that the kernel leaves to hardware.
         offload=not switch.userspace,
         alias=device_alias(settings.owner, order.instance, order.address),
     )
-    job.view = job.inside.view(order.interface, order.address.version)
-    _check_interface(job.view, job.wanted, settings.owner)
-    marks = marks_for(order, settings.owner, settings.epoch, job.container.incarnation)
-    peer = _peer(job.view, devices)
+    job.view = job.inside.view(job.wanted.name, order.address.version)
+    marks = marks_for(order, settings.owner, settings.epoch, job.container.incarnation, adopted)
+    peer = peer_of(job.view.link, devices) if job.view else None
     job.plan = plan_attach(order, marks, switch, peer, set(devices) | set(switch.ports))
     job.idle = job.plan.idle and job.view is not None and not differences(job.view, job.wanted)
 
 
-def _check_interface(view: View | None, wanted: Interface, owner: str) -> None:
-    if view is None or view.link.mac == wanted.mac or view.link.alias.startswith(alias_prefix(owner)):
-        return
-    raise Refused(
-        f"the container already has an interface {wanted.name} that is not ours; "
-        "run it with network none or ask for another interface"
-    )
-
-
-def _peer(view: View | None, devices: dict[str, Link]) -> str | None:
-    """The host device at the other end of the container's interface."""
-    if view is None:
-        return None
-    for device in devices.values():
-        if device.index == view.link.peer and device.peer == view.link.index:
-            return device.name
-    return None
+def _adopted(job: Job, switch: Switch, devices: dict[str, Link]) -> Port | None:
+    """The port that was taken over for this start of the container, if it still leads there."""
+    port = adopted_for(job.order, job.container.incarnation, switch)
+    link = job.inside.links().get(port.marks["interface"]) if port else None
+    return port if port and link and peer_of(link, devices) == port.name else None
 
 
 def _link(host: Host, job: Job) -> None:
@@ -233,7 +246,7 @@ def _link(host: Host, job: Job) -> None:
     assert job.plan is not None
     assert job.wanted is not None
     name, wanted = job.plan.create, job.wanted
-    if name is None:
+    if name is None or job.made is not None:
         return
     if job.view is not None:
         job.inside.delete(wanted.name)
@@ -262,12 +275,14 @@ def _commit_and_configure(host: Host, switch: Switch, jobs: list[Job]) -> None:
         assert job.plan is not None
         for port in job.plan.supersede:
             transaction.remove(port)
-        if job.plan.create is not None:
+        if job.made is not None:
+            transaction.update(job.made, job.plan.tag, job.plan.marks)
+        elif job.plan.create is not None:
             transaction.add(job.plan.create, job.plan.tag, job.plan.marks)
         elif job.plan.keep is not None and job.plan.update:
             transaction.update(job.plan.keep, job.plan.tag, job.plan.marks)
     if transaction.empty:
-        _each(jobs, _configure)
+        _each(jobs, partial(_configure, host))
         return
     wanted = transaction.commit(host.database)
     try:
@@ -287,7 +302,7 @@ def _after_commit(host: Host, jobs: list[Job], wanted: int) -> None:
         raise Retry(f"ovs-vswitchd did not apply the change within {APPLY_TIMEOUT_S:g} s")
     switch = host.switch()
     _each(jobs, partial(_check_port, switch))
-    _each(jobs, _configure)
+    _each(jobs, partial(_configure, host))
     created = [job for job in jobs if job.linked]
     announce_later([_announcement(job) for job in created if _ended(job).status == "done"])
     _clean_up(host, [job for job in created if _ended(job).status != "done"])
@@ -303,7 +318,7 @@ def _check_port(switch: Switch, job: Job) -> None:
         raise Retry(f"the switch did not take the port: {port.error if port else 'its record vanished'}")
 
 
-def _configure(job: Job) -> None:
+def _configure(host: Host, job: Job) -> None:
     """Step 7 for one job."""
     assert job.wanted is not None
     if job.idle:
@@ -313,6 +328,9 @@ def _configure(job: Job) -> None:
     view = job.inside.view(job.wanted.name, version)
     if view is None:
         raise Retry("the container stopped while it was being attached")
+    if job.made is not None:
+        mend(host, job.made, job.inside, view, job.wanted)
+        view = job.inside.view(job.wanted.name, version) or view
     job.inside.configure(view, job.wanted)
     view = job.inside.view(job.wanted.name, version)
     left = differences(view, job.wanted) if view is not None else ["everything: the interface vanished"]
@@ -330,7 +348,7 @@ def _finish(job: Job) -> None:
         "mac": job.wanted.mac,
         "address": str(job.order.address),
         "container": job.container.incarnation,
-        "removed": sorted(port.name for port in job.plan.supersede),
+        "removed": sorted({*job.cleared, *(port.name for port in job.plan.supersede)}),
     }
     job.result = Result(job.order.id, "done", changed=not job.idle, details=details)
 

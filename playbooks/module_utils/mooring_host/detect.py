@@ -32,6 +32,7 @@ from .links import mac_for, silence_host_end
 from .netlink import Address, mac_bytes
 from .orders import Attach
 from .ovsdb import OvsdbStale
+from .planning import MAC_MARK
 from .switch import Port, Switch
 from .wire import Heard, frame_for, read_frame
 
@@ -80,7 +81,7 @@ def judge(order: Attach, sighting: Sighting, switch: Switch) -> Result | None:
     """
     same_address = [port for port in switch.ports.values() if port.marks.get("address") == str(order.address)]
     ours = [port for port in same_address if port.marks.get("instance") != order.instance]
-    known = {mac_for(order.address)} if same_address else set()
+    known = {port.marks.get(MAC_MARK) or mac_for(order.address) for port in same_address}
     strangers = sorted(sighting.using - known)
     if strangers or (ours and sighting.using & known):
         return _conflict(order, strangers, ours if sighting.using & known else [])

@@ -39,6 +39,7 @@ RTNH_F_ONLINK = 4
 IFF_UP = 1
 # Our routes are recognised by their protocol number, as those of a routing daemon are; others stay untouched.
 ROUTE_PROTOCOL = 77
+RTPROT_UNSPEC, RTPROT_KERNEL = 0, 2
 REPLY_TIMEOUT_S = 5.0
 
 
@@ -243,18 +244,18 @@ class Netlink:
         """Set the route, replacing another to its destination; the gateway may lie outside our subnet."""
         self._change(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, self._route(index, route))
 
-    def delete_route(self, index: int, route: Route) -> None:
-        """Remove exactly this route."""
-        self._change(RTM_DELROUTE, 0, self._route(index, route))
+    def delete_route(self, index: int, route: Route, protocol: int = ROUTE_PROTOCOL) -> None:
+        """Remove exactly this route; of another protocol than ours if asked (RTPROT_UNSPEC: any)."""
+        self._change(RTM_DELROUTE, 0, self._route(index, route, protocol))
 
     @staticmethod
-    def _route(index: int, route: Route) -> bytes:
+    def _route(index: int, route: Route, protocol: int = ROUTE_PROTOCOL) -> bytes:
         scope = RT_SCOPE_UNIVERSE if route.via or route.to.version == 6 else RT_SCOPE_LINK
         flags = RTNH_F_ONLINK if route.via else 0
         body = struct.pack(
             "=BBBBBBBBI",
             _family(route.to), route.to.prefixlen, 0, 0,
-            RT_TABLE_MAIN, ROUTE_PROTOCOL, scope, RTN_UNICAST, flags,
+            RT_TABLE_MAIN, protocol, scope, RTN_UNICAST, flags,
         )  # fmt: skip
         body += attribute(RTA_OIF, struct.pack("=I", index))
         if route.to.prefixlen:

@@ -12,10 +12,11 @@ from typing import Any
 
 from .errors import Retry
 from .host import Host, Result
+from .leftovers import leftovers
 from .netlink import Link
 from .orders import Observe
 from .ovsdb import OvsdbStale
-from .planning import alias_prefix
+from .planning import ADOPTED_MARK, alias_prefix
 from .switch import Port, Switch, number
 from .tellings import Tellings
 
@@ -23,7 +24,8 @@ ATTEMPTS = 4
 
 
 def observe(host: Host, order: Observe) -> Result:
-    """Report our ports, devices without a port, and the epochs that the bridge and our files have seen."""
+    """Report our ports, devices without a port, the epochs that the bridge and our files have seen, and what
+    pipework left behind."""
     raised = order.fence and _raise_fence(host)
     switch, devices = host.switch(), host.devices()
     alive = host.alive(switch, devices)
@@ -34,6 +36,7 @@ def observe(host: Host, order: Observe) -> Result:
         "files_epoch": Tellings(host.settings.state_dir, host.settings.owner).newest_epoch(),
         "ports": sorted(ports, key=lambda port: str(port["port"])),
         "orphans": _orphans(switch, devices, host.settings.owner),
+        "leftovers": leftovers(host, switch, devices),
     }
     return Result(order.id, "done", changed=raised, details=details)
 
@@ -65,6 +68,7 @@ def _describe(port: Port, devices: dict[str, Link], alive: set[str]) -> dict[str
         "epoch": port.epoch,
         "interface": marks.get("interface", ""),
         "container": marks.get("container", ""),
+        "adopted": ADOPTED_MARK in marks,
         "vlan": port.tag,
         "device": port.name in devices,
         "connected": port.connected and port.name in devices,

@@ -1,8 +1,8 @@
 """One call: any number of operations on one host, each with a result of its own, in the order asked.
 
-Operations of a kind are done together, kinds in this order: detach, attach, write, probe, observe.  Removing
-comes first, because a call may take an address from one container and give it to another; observing comes
-last, because it shall report what the others did.
+Operations of a kind are done together, kinds in this order: detach, adopt, attach, write, probe, observe,
+survey.  Removing comes first, because a call may take an address from one container and give it to another;
+observing comes last, because it shall report what the others did.
 
 Calls that change ports or files take turns (see `turns`), and may carry a number, by which a call that was
 overtaken is turned away: the switch keeps it for ports (see `switch`), a record for each file (`tellings`).
@@ -18,14 +18,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from .adopt import adopt
 from .attach import attach
 from .detach import detach
 from .errors import OperationError
 from .host import FAILURES, Host, Result, Settings, failure
+from .leftovers import collect
 from .observe import observe
-from .orders import Attach, Detach, Observe, Order, Probe, Write, parse
+from .orders import Adopt, Attach, Detach, Observe, Order, Probe, Survey, Write, parse
 from .probing import probe
 from .reloads import write
+from .survey import survey
 from .turns import PORTS, my_turn
 
 Kinds = Sequence[tuple[type, Callable[[Host, Any], list[Result]]]]
@@ -51,13 +54,15 @@ def perform(settings: Settings, operations: Sequence[Mapping[str, Any]]) -> list
 
 
 def _wire(host: Host, orders: Mapping[int, Order]) -> dict[int, Result]:
-    """Detach and attach, when it is this call's turn."""
+    """Detach, adopt and attach, when it is this call's turn; then tidy up after pipework, where we may."""
     wiring = {index: order for index, order in orders.items() if isinstance(order, _WIRING)}
     if not wiring:
         return {}
     try:
         with my_turn(host.settings.state_dir, PORTS):
-            return _perform(host, _FIRST, wiring)
+            results = _perform(host, _FIRST, wiring)
+            collect(host)
+            return results
     except OSError as error:  # of the lock; whatever an operation meets is in its result
         return {index: failure(order.id, error) for index, order in wiring.items()}
 
@@ -96,7 +101,7 @@ def _singly(act: Callable[[Host, Any], Result]) -> Callable[[Host, Any], list[Re
     return each
 
 
-_WIRING = (Detach, Attach)
+_WIRING = (Detach, Adopt, Attach)
 _PORTS = (*_WIRING, Observe)
-_FIRST: Kinds = [(Detach, detach), (Attach, attach)]
-_THEN: Kinds = [(Write, write), (Probe, probe), (Observe, _singly(observe))]
+_FIRST: Kinds = [(Detach, detach), (Adopt, adopt), (Attach, attach)]
+_THEN: Kinds = [(Write, write), (Probe, probe), (Observe, _singly(observe)), (Survey, _singly(survey))]

@@ -44,6 +44,32 @@ class Attach:
 
 
 @dataclass(frozen=True)
+class Adopt:
+    """Put our marks on a port that somebody else has made for the container of a task."""
+
+    id: str
+    task_id: str
+    app: str
+    slot: str
+    instance: str
+    address: Address
+    prefix: int
+    vlan: int | None  # what the port has, or the order is refused
+    generation: int
+    interface: str  # as it is called in the container
+    port: str
+    container: str  # which start of it was seen
+    sequence: int
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Tell the containers that have an address on a port which is not ours."""
+
+    id: str
+
+
+@dataclass(frozen=True)
 class Detach:
     """Remove the ports of an instance or of an address."""
 
@@ -90,7 +116,7 @@ class Probe:
     timeout_s: float
 
 
-Order = Union[Attach, Detach, Observe, Write, Probe]  # noqa: UP007 (evaluated at run time, Python 3.9)
+Order = Union[Attach, Adopt, Detach, Observe, Survey, Write, Probe]  # noqa: UP007 (evaluated at run time, Python 3.9)
 
 
 def parse(order: Mapping[str, Any]) -> Order:
@@ -120,6 +146,29 @@ def _attach(order: Mapping[str, Any]) -> Attach:
         sequence=_sequence(order),
         detect=bool(order.get("detect", False)),
     )
+
+
+def _adopt(order: Mapping[str, Any]) -> Adopt:
+    address = _address(order, "address")
+    return Adopt(
+        id=_text(order, "id"),
+        task_id=_text(order, "task_id"),
+        app=_text(order, "app"),
+        slot=str(_number(order, "slot", 0, 1 << 31)),
+        instance=_text(order, "instance"),
+        address=address,
+        prefix=_number(order, "prefix", 1, address.max_prefixlen),
+        vlan=None if order.get("vlan") is None else _number(order, "vlan", 1, 4094),
+        generation=_number(order, "generation", 0, 1 << 62),
+        interface=_text(order, "interface"),
+        port=_text(order, "port"),
+        container=_text(order, "container"),
+        sequence=_sequence(order),
+    )
+
+
+def _survey(order: Mapping[str, Any]) -> Survey:
+    return Survey(str(order.get("id", "")))
 
 
 def _detach(order: Mapping[str, Any]) -> Detach:
@@ -174,7 +223,10 @@ def _probe(order: Mapping[str, Any]) -> Probe:
     )
 
 
-_PARSERS = {"attach": _attach, "detach": _detach, "observe": _observe, "write": _write, "probe": _probe}
+_PARSERS = {
+    "attach": _attach, "adopt": _adopt, "detach": _detach, "observe": _observe, "survey": _survey,
+    "write": _write, "probe": _probe,
+}  # fmt: skip
 
 
 def _refusal(order: Mapping[str, Any], key: str, wish: str) -> Refused:

@@ -9,7 +9,7 @@ Attach, for one container and interface:
     no                                       -                   -                  create
 
 Whatever the case, every other port of ours is superseded that carries the same address, or that belongs to
-the same instance and to another start of its container or to the same interface.
+the same instance and to another start of its container or to the same interface, or was taken over.
 
 Port names hash the owner, the container and the moment it started: Open vSwitch loses all traffic of a
 device that vanished and came back under the name of a port it still has.  For the same reason a replaced
@@ -26,9 +26,10 @@ import hashlib
 from collections.abc import Container as Collection
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Union
 
 from .errors import Stale
-from .orders import Attach, Detach
+from .orders import Adopt, Attach, Detach
 from .switch import Port, Switch
 
 
@@ -53,14 +54,39 @@ class Plan:
         return self.keep is not None and not self.update and not self.supersede
 
 
-def marks_for(order: Attach, owner: str, epoch: int, incarnation: str) -> dict[str, str]:
-    """The marks a port carries; enough to rebuild the daemon's store from the hosts alone."""
+# What the mark of a port tells that we did not make but took over: it keeps its interface's name and MAC.
+ADOPTED_MARK, MAC_MARK = "adopted", "mac"
+_KEPT = ("interface", MAC_MARK, ADOPTED_MARK)
+
+
+def marks_for(
+    order: Union[Attach, Adopt],  # noqa: UP007 (Python 3.9)
+    owner: str,
+    epoch: int,
+    incarnation: str,
+    adopted: Port | None = None,
+) -> dict[str, str]:
+    """The marks a port carries; enough to rebuild the daemon's store from the hosts alone.
+
+    `adopted` is the port that it has been since before it was ours.
+    """
+    kept = {key: adopted.marks[key] for key in _KEPT} if adopted is not None else {}
     return {
         "owner": owner, "app": order.app, "slot": order.slot, "instance": order.instance,
         "task": order.task_id, "address": str(order.address), "prefix": str(order.prefix),
         "generation": str(order.generation), "epoch": str(epoch),
-        "interface": order.interface, "container": incarnation,
+        "interface": order.interface, "container": incarnation, **kept,
     }  # fmt: skip
+
+
+def adopted_for(order: Attach, incarnation: str, switch: Switch) -> Port | None:
+    """The port of this very start of the container that was taken over for the same address."""
+    same = {"container": incarnation, "address": str(order.address), "instance": order.instance}
+    for port in switch.ports.values():
+        marks = port.marks
+        if all(key in marks for key in _KEPT) and all(marks.get(key) == same[key] for key in same):
+            return port
+    return None
 
 
 def port_name(owner: str, incarnation: str, interface: str, taken: Collection[str]) -> str:
@@ -114,9 +140,9 @@ def _superseded(port: Port, marks: dict[str, str]) -> bool:
         return True
     if port.marks.get("instance") != marks["instance"]:
         return False
-    return (
-        port.marks.get("container") != marks["container"] or port.marks.get("interface") == marks["interface"]
-    )
+    if port.marks.get("container") != marks["container"] or ADOPTED_MARK in port.marks:
+        return True
+    return port.marks.get("interface") == marks["interface"]
 
 
 def _check_epochs(ports: Iterable[Port], epoch: int) -> None:

@@ -1,0 +1,132 @@
+"""Survey: the containers that somebody else has wired, so that an operator can have them taken over.
+
+Pipework and scripts leave nothing by which their work could be told from ours but the lack of our mark: a
+container with a Mesos task id has an interface with an address, and the other end of it is a port of our
+bridge that carries no mark.  Each such address is told with all that has to be compared before it may become
+ours.  What looks like one and cannot be taken over is told as well, with the reason, because an operator who
+moves away from pipework has to know of every container.
+
+Nothing is changed here.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+from .containers import Container
+from .errors import Refused
+from .host import FAILURES, Host, Result, failure
+from .links import ContainerLinks, mac_for
+from .netlink import Link, Route
+from .orders import Attach, Survey
+from .planning import alias_prefix
+from .switch import Placed
+
+_REMEDY = (
+    "take it over with `mooring adopt`, or run the container with network none and let nobody else wire it"
+)
+
+
+def survey(host: Host, order: Survey) -> Result:
+    """Report every address of a container of Mesos that does not stand on a port of ours."""
+    ports, devices = host.all_ports(), host.devices()
+    host.switch()  # a host without our bridge is not ready to be asked
+    found: list[dict[str, Any]] = []
+    for container in host.engine.containers():
+        try:
+            found += _wired(host, container, ports, devices)
+        except FAILURES as error:
+            if container.network_mode != "host":  # which has no network of its own to take over
+                found.append({**_named(container), "problem": failure("", error).reason})
+    found.sort(key=lambda row: (str(row["task"]), str(row.get("address"))))
+    return Result(order.id, "done", details={"containers": found})
+
+
+def _wired(
+    host: Host, container: Container, ports: dict[str, Placed], devices: dict[str, Link]
+) -> list[dict[str, Any]]:
+    with host.engine.namespace(container) as namespace, ContainerLinks(namespace) as inside:
+        return [
+            row
+            for link in inside.links().values()
+            if link.name != "lo"
+            for row in _addresses(host, container, inside, link, ports, devices)
+        ]
+
+
+def _addresses(
+    host: Host,
+    container: Container,
+    inside: ContainerLinks,
+    link: Link,
+    ports: dict[str, Placed],
+    devices: dict[str, Link],
+) -> list[dict[str, Any]]:
+    """A row for each address of one interface; none if its port is ours already."""
+    peer = peer_of(link, devices)
+    placed = ports.get(peer or "")
+    if placed is not None and placed.port.marks.get("owner") == host.settings.owner:
+        return []
+    told = {
+        **_named(container),
+        "interface": link.name,
+        "mac": link.mac,
+        "mtu": link.mtu,
+        "routes": [_told(route) for route in inside.routes(link.index)],
+        "port": peer or "",
+        "vlan": placed.port.tag if placed else None,
+        "problem": _problem(host, link, peer, placed),
+    }
+    return [
+        {**told, "address": str(address), "prefix": prefix}
+        for address, prefix in inside.addresses(link.index)
+        if not address.is_link_local
+    ]
+
+
+def _problem(host: Host, link: Link, peer: str | None, placed: Placed | None) -> str:
+    """Why the port cannot be taken over; "" if it can."""
+    bridge = host.settings.bridge
+    if peer is None:
+        return f"{link.name} does not lead to a device of this host"
+    if placed is None:
+        return f"{peer}, where {link.name} leads to, is no port of an Open vSwitch bridge"
+    if placed.bridge != bridge:
+        return f"its port {peer} is on bridge {placed.bridge}, not on {bridge}"
+    if "owner" in placed.port.marks:
+        return f"its port {peer} belongs to another Mooring, {placed.port.marks['owner']}"
+    if not placed.port.connected:
+        return f"the switch does not use its port {peer}: {placed.port.error or 'it has no number'}"
+    return ""
+
+
+def refuse_others_wiring(inside: ContainerLinks, order: Attach, owner: str) -> None:
+    """Raises Refused if somebody else has given the container an address where it is to get one of ours."""
+    network = ipaddress.ip_network((order.address, order.prefix), strict=False)
+    for link in inside.links().values():
+        if link.name == "lo" or link.alias.startswith(alias_prefix(owner)):
+            continue
+        if link.name == order.interface:
+            if link.mac != mac_for(order.address):
+                raise Refused(
+                    f"the container already has an interface {link.name} that is not ours; {_REMEDY}"
+                )
+        elif any(address in network for address, _ in inside.addresses(link.index)):
+            raise Refused(f"the container already has an address of {network} on {link.name}; {_REMEDY}")
+
+
+def peer_of(link: Link, devices: dict[str, Link]) -> str | None:
+    """The host's device at the other end of a container's interface."""
+    for device in devices.values():
+        if device.index == link.peer and device.peer == link.index:
+            return device.name
+    return None
+
+
+def _named(container: Container) -> dict[str, Any]:
+    return {"task": container.task_id, "container": container.incarnation}
+
+
+def _told(route: Route) -> dict[str, str | None]:
+    return {"to": str(route.to), "via": str(route.via) if route.via else None}
