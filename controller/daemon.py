@@ -29,10 +29,12 @@ from prometheus_client import CollectorRegistry
 
 from mooring.cext import IMPLEMENTATION
 from mooring.controller.access import Access
+from mooring.controller.adoption import Adopter
 from mooring.controller.capacity import pool_lines
 from mooring.controller.claims import Claims
 from mooring.controller.control import ControlServer
 from mooring.controller.control_client import ControlClient, NotPermitted, Unreachable
+from mooring.controller.doors import adopt as doors_adopt
 from mooring.controller.doors import history as doors_history
 from mooring.controller.doors import hosts as doors_hosts
 from mooring.controller.doors import pools as doors_pools
@@ -225,6 +227,7 @@ async def _open_doors(
         engine,
         group=settings.control.group,
         routes=[
+            *doors_adopt.routes(Adopter(engine, ground.hosts, ground.inventory, fences=ground.fences)),
             *doors_history.routes(engine.records.store, engine.clock, ground.hosts.epoch),
             *doors_pools.routes(engine.pools),
             *doors_hosts.routes(engine, ground),

@@ -22,9 +22,11 @@ from typing import Any
 
 from mooring.core.errors import Retryable
 from mooring.handlers.hosts import Answer, Operation
+from mooring.handlers.memory_wired import Wired, refusal_of, told
 
 Hook = Callable[[str], Awaitable[None]]
-_KINDS = ("detach", "attach", "write", "probe", "observe")  # the order in which a play does them
+_KINDS = ("detach", "adopt", "attach", "write", "probe", "observe", "survey")  # as a play does them
+_WIRING = ("attach", "adopt", "detach", "observe")
 
 
 class HostSilent(Retryable):
@@ -82,6 +84,7 @@ class MemoryPort:
     start: str
     vlan: int | None = None
     inside: tuple[object, ...] = ()  # gateway, routes and MTU, which a mark does not tell
+    adopted: bool = False  # it was there before it was ours
 
 
 @dataclass(slots=True)
@@ -91,6 +94,7 @@ class MemoryHost:
     name: str
     containers: dict[str, MemoryContainer] = field(default_factory=dict)
     ports: dict[str, MemoryPort] = field(default_factory=dict)
+    wired: dict[str, Wired] = field(default_factory=dict)  # by others, by the names of their ports
     epoch: int = 0
     sequence: int = 0  # of the newest play of that epoch that changed or confirmed ports
 
@@ -98,6 +102,11 @@ class MemoryHost:
         """Whether the container that the port was made for still runs."""
         container = self.containers.get(port.task)
         return container is not None and container.alive and container.start == port.start
+
+    def living(self, wired: Wired) -> bool:
+        """Whether the container that others have wired still runs."""
+        container = self.containers.get(wired.task)
+        return container is not None and container.alive and container.start == wired.start
 
     def addresses(self, task: str) -> set[str]:
         """The addresses that a container has now."""
@@ -128,6 +137,13 @@ class MemoryHosts:
         self.hosts[host].containers[task] = container
         return container
 
+    def wire(self, host: str, task: str, address: str, **how: Any) -> Wired:
+        """Somebody else gives a container an address, as pipework does."""
+        start = self.hosts[host].containers[task].start
+        wired = Wired(f"veth1pl{next(self._numbers)}", task, start, address, **how)
+        self.hosts[host].wired[wired.port] = wired
+        return wired
+
     def stop(self, host: str, task: str) -> None:
         """The container dies; its port stays on the switch, as it does on a real one."""
         self.hosts[host].containers[task].alive = False
@@ -143,6 +159,9 @@ class MemoryHosts:
                 own = host is asking and port.instance == instance
                 if port.address == address and not own and host.name not in self.silent and host.alive(port):
                     found.add(_mac_for(address))
+            for wired in host.wired.values():
+                if wired.address == address and host.name not in self.silent and host.living(wired):
+                    found.add(wired.mac)
         return found
 
     async def run(self, host: str, operations: Sequence[Operation], epoch: int) -> Sequence[Answer]:
@@ -156,7 +175,7 @@ class MemoryHosts:
         """The effect of one play, all at once; one answer for each operation, in order."""
         if host in self.silent or host not in self.hosts:
             raise HostSilent(f"host {host} cannot be reached")
-        wiring = (order for order in operations if order.get("op") in ("attach", "detach", "observe"))
+        wiring = (order for order in operations if order.get("op") in _WIRING)
         numbered = (int(order.get("sequence") or 0) for order in wiring)
         play = _Play(self, self.hosts[host], epoch, max(numbered, default=0), self._numbers)
         answers: dict[int, Answer] = {}
@@ -186,7 +205,10 @@ class _Play:
         """All operations of one kind."""
         if kind == "attach":
             return self._attach(orders)
-        single = {"detach": self._detach, "write": self._write, "probe": self._probe}.get(kind, self._observe)
+        single = {
+            "detach": self._detach, "adopt": self._adopt, "write": self._write, "probe": self._probe,
+            "survey": self._survey,
+        }.get(kind, self._observe)  # fmt: skip
         return [self._guarded(single, order) for order in orders]
 
     def _guarded(self, act: Callable[[Operation], Answer], order: Operation) -> Answer:
@@ -215,6 +237,9 @@ class _Play:
 
     def _attach_one(self, order: Operation) -> Answer:
         container = self._running(order)
+        for wired in self._host.wired.values():
+            if wired.start == container.start and wired.is_in_network_of(order):
+                raise _Refused("the container already has an address there; `mooring adopt` takes it over")
         self._check_sequence()
         wanted = self._port(order, container)
         keep = next((port for port in self._host.ports.values() if _same_seat(port, wanted)), None)
@@ -224,7 +249,7 @@ class _Play:
         gone = [port for port in self._host.ports.values() if port != keep and _superseded(port, wanted)]
         self._check_ports([*gone, *([keep] if keep else [])])
         name = keep.name if keep else f"mo{next(self._numbers):013x}"
-        wanted = replace(wanted, name=name)
+        wanted = replace(wanted, name=name, adopted=keep is not None and keep.adopted)
         self._leave_mark()
         for port in gone:
             del self._host.ports[port.name]
@@ -232,6 +257,29 @@ class _Play:
         removed = sorted(port.name for port in gone)
         return {"port": name, "address": wanted.address, "removed": removed, "container": container.start,
                 "changed": keep != wanted or bool(gone)}  # fmt: skip
+
+    def _adopt(self, order: Operation) -> Answer:
+        container = self._running(order)
+        if order["container"] != container.start:
+            raise _Retry("the container was started anew since it was surveyed; look again")
+        self._check_sequence()
+        done, wired = self._host.ports.get(order["port"]), self._host.wired.get(order["port"])
+        if (done is None or not done.adopted) and (why := refusal_of(order, wired)):
+            raise _Refused(why)
+        adopted = replace(self._port(order, container), name=order["port"], adopted=True)
+        for port in self._host.ports.values():
+            rival = port.address == adopted.address or port.instance == adopted.instance
+            if rival and (port.name != adopted.name or not _same_seat(port, adopted)):
+                raise _Refused(f"port {port.name} has {port.address} for {port.instance} already")
+        self._leave_mark()
+        changed = done is None
+        self._host.wired.pop(order["port"], None)
+        self._host.ports[adopted.name] = adopted if done is None else replace(adopted, inside=done.inside)
+        return {"port": adopted.name, "address": adopted.address, "changed": changed}
+
+    def _survey(self, order: Operation) -> Answer:
+        living = filter(self._host.living, self._host.wired.values())
+        return {"containers": [told(wired) for wired in sorted(living, key=lambda wired: wired.task)]}
 
     def _check_wire(self, wanted: MemoryPort) -> None:
         answered_by = tuple(sorted(self._wire.answers(self._host, wanted.address, wanted.instance)))
@@ -284,12 +332,13 @@ class _Play:
         writers = (epoch for container in containers for epoch, _ in container.writers.values())
         files_epoch = max(writers, default=0)
         return {"ports": ports, "bridge_epoch": self._host.epoch, "files_epoch": files_epoch,
-                "orphans": [], "changed": raised}  # fmt: skip
+                "orphans": [], "leftovers": [], "changed": raised}  # fmt: skip
 
     def _described(self, port: MemoryPort) -> Mapping[str, Any]:
         told = ("address", "prefix", "instance", "task", "app", "slot", "generation", "epoch", "vlan")
         alive = self._host.alive(port)
         return {"port": port.name, "container": port.start, "alive": alive, "device": alive,
+                "adopted": port.adopted,
                 **{key: getattr(port, key) for key in told}}  # fmt: skip
 
     # -- containers

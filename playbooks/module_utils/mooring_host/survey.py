@@ -20,7 +20,7 @@ from .host import FAILURES, Host, Result, failure
 from .links import ContainerLinks, mac_for
 from .netlink import Link, Route
 from .orders import Attach, Survey
-from .planning import alias_prefix
+from .planning import ADOPTED_MARK, alias_prefix
 from .switch import Placed
 
 _REMEDY = (
@@ -66,7 +66,7 @@ def _addresses(
     """A row for each address of one interface; none if its port is ours already."""
     peer = peer_of(link, devices)
     placed = ports.get(peer or "")
-    if placed is not None and placed.port.marks.get("owner") == host.settings.owner:
+    if placed is not None and _is_ours(host, link, placed):
         return []
     told = {
         **_named(container),
@@ -85,6 +85,14 @@ def _addresses(
     ]
 
 
+def _is_ours(host: Host, link: Link, placed: Placed) -> bool:
+    """Whether the port is ours in full; one whose adoption was cut off lacks the mark on the device."""
+    marks, owner = placed.port.marks, host.settings.owner
+    return marks.get("owner") == owner and (
+        ADOPTED_MARK not in marks or link.alias.startswith(alias_prefix(owner))
+    )
+
+
 def _problem(host: Host, link: Link, peer: str | None, placed: Placed | None) -> str:
     """Why the port cannot be taken over; "" if it can."""
     bridge = host.settings.bridge
@@ -94,7 +102,7 @@ def _problem(host: Host, link: Link, peer: str | None, placed: Placed | None) ->
         return f"{peer}, where {link.name} leads to, is no port of an Open vSwitch bridge"
     if placed.bridge != bridge:
         return f"its port {peer} is on bridge {placed.bridge}, not on {bridge}"
-    if "owner" in placed.port.marks:
+    if placed.port.marks.get("owner", host.settings.owner) != host.settings.owner:
         return f"its port {peer} belongs to another Mooring, {placed.port.marks['owner']}"
     if not placed.port.connected:
         return f"the switch does not use its port {peer}: {placed.port.error or 'it has no number'}"

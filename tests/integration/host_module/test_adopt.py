@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import signal
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -74,30 +73,28 @@ def adoption(rig: HostRig, seen: Wired, **changes: Any) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def pinging(rig: HostRig, address: str) -> Iterator[dict[str, int]]:
-    """A ping every 5 ms before, during and after the body; afterwards tells what was `sent` and `lost`."""
-    counts: dict[str, int] = {}
+def pinging(rig: HostRig, address: str) -> Iterator[list[int]]:
+    """A ping every 5 ms before, during and after the body; the numbers of those that were answered."""
+    numbers: list[int] = []
     words = ("ip", "netns", "exec", rig.name, "ping", "-i", "0.005", "-W", "1", address)
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
-        answered(process.stdout, 20)
-        yield counts
-        answered(process.stdout, 100)
+        answered(process.stdout, 20, numbers)
+        yield numbers
+        answered(process.stdout, 100, numbers)
     finally:
-        process.send_signal(signal.SIGINT)
-        said = process.stdout.read()
+        process.terminate()
+        process.stdout.close()
         process.wait(20)
-    found = re.search(r"(\d+) packets transmitted, (\d+) received", said)
-    assert found is not None, said
-    counts["sent"] = int(found[1])
-    counts["lost"] = int(found[1]) - int(found[2])
 
 
-def answered(output: IO[str], times: int) -> None:
+def answered(output: IO[str], times: int, numbers: list[int]) -> None:
     """Read so many answers."""
     while times and (line := output.readline()):
-        times -= "bytes from" in line
+        if (found := re.search(r"bytes from .* icmp_seq=(\d+)", line)) is not None:
+            numbers.append(int(found[1]))
+            times -= 1
 
 
 def reached(rig: HostRig, address: str) -> None:
@@ -156,7 +153,7 @@ def test_traffic_goes_on_while_a_container_is_taken_over(
     seen = wired(rig, program, interface=interface)
     uuid_before = rig.vsctl("get", "Port", seen.port, "_uuid")
     reached(rig, seen.address)
-    with pinging(rig, seen.address) as counts:
+    with pinging(rig, seen.address) as numbers:
         taking = adoption(rig, seen)
         [result] = rig.do(taking)
         assert (result["status"], result["changed"], result["port"]) == ("done", True, seen.port), result
@@ -168,8 +165,7 @@ def test_traffic_goes_on_while_a_container_is_taken_over(
         [idle] = rig.do(seen.attach)
         assert (idle["status"], idle["changed"]) == ("done", False)
         until(lambda: rig.fetch(seen.address) == seen.task, "an answer, by TCP")
-    assert counts["sent"] > 20
-    assert counts["lost"] == 0
+    assert numbers == list(range(1, 121)), "every one of them, in order"
     assert rig.vsctl("get", "Port", seen.port, "_uuid") == uuid_before
     assert survey(rig, seen.task) == []
     [told] = ours(rig, seen.address)
@@ -259,6 +255,22 @@ def test_what_differs_from_the_survey_is_left_alone(rig: HostRig, program: Pipew
         [result] = rig.do(adoption(rig, seen, **changes))
         assert (result["status"], reason in result["reason"]) == (status, True), result
     assert rig.vsctl("get", "Port", seen.port, "external_ids") == "{}"
+
+
+def test_an_adoption_that_was_cut_off_is_finished_by_the_next(rig: HostRig, program: Pipework) -> None:
+    """The marks on the switch come first; without those on the devices an attach keeps its hands off."""
+    seen = wired(rig, program)
+    taking = adoption(rig, seen)
+    rig.do(taking)
+    process = process_of(rig, seen.container)
+    run("nsenter", f"--net=/proc/{process}/ns/net", "ip", "link", "set", "eth1", "alias", "")
+    [refused] = rig.do(seen.attach)
+    assert (refused["status"], "mooring adopt" in refused["reason"]) == ("refused", True)
+    assert [row["problem"] for row in survey(rig, seen.task)] == [""]
+    [result] = rig.do(taking)
+    assert result["status"] == "done"
+    [attached] = rig.do(seen.attach)
+    assert (attached["status"], attached["port"]) == ("done", seen.port)
 
 
 def test_an_address_has_one_holder(rig: HostRig, program: Pipework) -> None:
