@@ -28,10 +28,9 @@ import msgspec
 from mooring.controller.claims import Claims
 from mooring.core.errors import Refused
 from mooring.core.labels import Claim
-from mooring.core.model import App, AppId, BindingId, Instance, LeaseState, State
-from mooring.core.specs import PortSpec
+from mooring.core.model import App, AppId, Binding, BindingId, Instance, LeaseState, State
+from mooring.core.specs import MemberSpec, PortSpec, Spec
 from mooring.handlers.hosts import Answer
-from mooring.handlers.kill import shows_address
 from mooring.handlers.records import Records
 from mooring.handlers.wants import NETWORK
 from mooring.ipam.numbers import Address, address_of
@@ -201,9 +200,26 @@ def _unseated(candidate: Candidate, around: Around) -> str:
     former = binding.address
     if former is None or former == candidate.address:
         return ""
-    if isinstance(binding.sink(NETWORK).applied, PortSpec) or shows_address(binding, former):
+    if _is_reached(binding, former):
         return f"Mooring has given it {former} already; it is reached there, and nothing is touched"
     return ""
+
+
+def _is_reached(binding: Binding, address: str) -> bool:
+    """Whether the instance stands at the address, or anybody is sent there.
+
+    Where it only waits, an attach was refused: then nothing more than a balancer's file knows of the address.
+    """
+    if isinstance(binding.sink(NETWORK).applied, PortSpec):
+        return True
+    others = (state for sink, state in binding.sinks.items() if sink != NETWORK)
+    return any(_sends(spec, address) for state in others for spec in state.shown)
+
+
+def _sends(spec: Spec, address: str) -> bool:
+    if isinstance(spec, MemberSpec):
+        return spec.state != "declared" and any(end.address == address for end in spec.endpoints)
+    return getattr(spec, "address", None) == address
 
 
 _RULES = (_host, _alone, _listed, _asks, _in_the_pool, _wired_alike, _free, _unseated)

@@ -88,11 +88,6 @@ def leads_to(binding: Binding, address: str) -> bool:
     return any(_leads_to(spec, address) for state in states for spec in (state.wanted, *state.shown))
 
 
-def shows_address(binding: Binding, address: str) -> bool:
-    """Whether a sink may show the address for that binding now."""
-    return any(_leads_to(spec, address) for state in binding.sinks.values() for spec in state.shown)
-
-
 def _leads_to(spec: Spec | None, address: str) -> bool:
     if isinstance(spec, MemberSpec):
         return any(endpoint.address == address for endpoint in spec.endpoints)
