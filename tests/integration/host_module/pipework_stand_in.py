@@ -32,6 +32,7 @@ def main(bridge: str, interface: str, container: str, wanted: str, wanted_mac: s
     mac, _, vlan = wanted_mac.partition("@")
     process = run("docker", "inspect", "--format={{ .State.Pid }}", container)
     link = Path("/var/run/netns", process)
+    link.parent.mkdir(parents=True, exist_ok=True)
     link.unlink(missing_ok=True)
     link.symlink_to(f"/proc/{process}/ns/net")
     here, there = f"v{interface}pl{process}", f"v{interface}pg{process}"
