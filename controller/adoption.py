@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
-from mooring.controller.takeover import Around, Candidate, candidates_in, look_around, why_not
+from mooring.controller.takeover import Around, Candidate, at_home, candidates_in, look_around, why_not
 from mooring.core.errors import Refused, Retryable
 from mooring.core.model import Binding, BindingId, Instance, PoolName
 from mooring.core.specs import PortSpec
@@ -114,7 +114,7 @@ class Adopter:
                 silent[name] = str(answer.get("reason"))
             else:
                 found += candidates_in(name, answer)
-        return found, silent
+        return at_home(found, self._engine.view.instances()), silent
 
     def _check_may(self, names: Sequence[str]) -> None:
         if not self._fences:

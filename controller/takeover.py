@@ -75,6 +75,16 @@ def candidates_in(host: str, answer: Answer) -> list[Candidate]:
     return [msgspec.convert({**row, "host": host}, Candidate) for row in rows]
 
 
+def at_home(candidates: Iterable[Candidate], instances: Iterable[Instance]) -> list[Candidate]:
+    """Without what a host tells of containers that are another's.
+
+    One engine may serve several hosts, as in the lab; then each of them tells all containers, and Marathon's
+    word tells whose they are.
+    """
+    homes = {str(one.task): str(one.host) for one in instances}
+    return [one for one in candidates if not one.problem or homes.get(one.task, one.host) == one.host]
+
+
 @dataclass(frozen=True, slots=True)
 class Around:
     """What a candidate is compared with."""

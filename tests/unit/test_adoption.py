@@ -226,6 +226,15 @@ async def test_who_is_not_in_marathon_is_left_alone() -> None:
     assert only(await adopter.apply([])).reason == "Marathon lists no such task on this host"
 
 
+async def test_a_host_that_shares_its_engine_does_not_speak_for_others() -> None:
+    house, adopter = await house_with(ADDRESS)
+    task = str(_instance(0).task)
+    house.hosts.place("h2", task)
+    house.hosts.wire("h2", task, ADDRESS, prefix=26, problem="eth1 does not lead to a device of this host")
+    done = await adopter.apply([])
+    assert [(row.host, row.action) for row in done.rows] == [("h1", "adopted")]
+
+
 @pytest.mark.parametrize(
     ("labels", "reason"),
     [

@@ -108,7 +108,7 @@ def _interface(host: Host, container: Container, order: Adopt, devices: dict[str
     """The container's end; raises Refused unless it has the address and leads to the port."""
     with host.engine.namespace(container) as namespace, ContainerLinks(namespace) as inside:
         link = inside.links().get(order.interface)
-        if link is None or peer_of(link, devices) != order.port:
+        if link is None or peer_of(host, namespace, link, devices) != order.port:
             raise Refused(f"interface {order.interface} of the container does not lead to {order.port}")
         if (order.address, order.prefix) not in inside.addresses(link.index):
             raise Refused(f"{order.interface} does not have {order.address}/{order.prefix}")

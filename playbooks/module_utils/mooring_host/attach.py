@@ -214,7 +214,7 @@ def _plan(host: Host, switch: Switch, devices: dict[str, Link], job: Job) -> Non
     """Steps 3 and 4 for one job."""
     order, settings = job.order, host.settings
     switch.check_epoch(settings.epoch, settings.sequence)
-    adopted = _adopted(job, switch, devices)
+    adopted = _adopted(host, switch, devices, job)
     job.made = None
     job.wanted = Interface(
         name=adopted.marks["interface"] if adopted else order.interface,
@@ -229,16 +229,18 @@ def _plan(host: Host, switch: Switch, devices: dict[str, Link], job: Job) -> Non
     )
     job.view = job.inside.view(job.wanted.name, order.address.version)
     marks = marks_for(order, settings.owner, settings.epoch, job.container.incarnation, adopted)
-    peer = peer_of(job.view.link, devices) if job.view else None
+    peer = peer_of(host, job.namespace, job.view.link, devices) if job.view else None
     job.plan = plan_attach(order, marks, switch, peer, set(devices) | set(switch.ports))
     job.idle = job.plan.idle and job.view is not None and not differences(job.view, job.wanted)
 
 
-def _adopted(job: Job, switch: Switch, devices: dict[str, Link]) -> Port | None:
+def _adopted(host: Host, switch: Switch, devices: dict[str, Link], job: Job) -> Port | None:
     """The port that was taken over for this start of the container, if it still leads there."""
     port = adopted_for(job.order, job.container.incarnation, switch)
     link = job.inside.links().get(port.marks["interface"]) if port else None
-    return port if port and link and peer_of(link, devices) == port.name else None
+    if port is None or link is None:
+        return None
+    return port if peer_of(host, job.namespace, link, devices) == port.name else None
 
 
 def _link(host: Host, job: Job) -> None:

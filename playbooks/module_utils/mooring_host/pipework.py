@@ -258,7 +258,7 @@ def _read_back(host: Host, task: Task, known: set[str], said: str) -> Port:
     link = task.inside.links().get(interface)
     if link is None:
         raise Retry(f"pipework ended with 0, but the container has no {interface}; {said}")
-    peer = peer_of(link, host.devices())
+    peer = peer_of(host, task.namespace, link, host.devices())
     placed = host.all_ports().get(peer or "")
     if placed is None or placed.bridge != bridge:
         raise Retry(

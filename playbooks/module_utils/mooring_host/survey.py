@@ -18,6 +18,7 @@ from .containers import Container
 from .errors import Refused
 from .host import FAILURES, Host, Result, failure
 from .links import ContainerLinks, mac_for
+from .namespaces import NetworkNamespace
 from .netlink import Link, Route
 from .orders import Attach, Survey
 from .planning import ADOPTED_MARK, alias_prefix
@@ -51,20 +52,21 @@ def _wired(
             row
             for link in inside.links().values()
             if link.name != "lo"
-            for row in _addresses(host, container, inside, link, ports, devices)
+            for row in _addresses(host, container, namespace, inside, link, ports, devices)
         ]
 
 
 def _addresses(
     host: Host,
     container: Container,
+    namespace: NetworkNamespace,
     inside: ContainerLinks,
     link: Link,
     ports: dict[str, Placed],
     devices: dict[str, Link],
 ) -> list[dict[str, Any]]:
     """A row for each address of one interface; none if its port is ours already."""
-    peer = peer_of(link, devices)
+    peer = peer_of(host, namespace, link, devices)
     placed = ports.get(peer or "")
     if placed is not None and _is_ours(host, link, placed):
         return []
@@ -124,12 +126,17 @@ def refuse_others_wiring(inside: ContainerLinks, order: Attach, owner: str) -> N
             raise Refused(f"the container already has an address of {network} on {link.name}; {_REMEDY}")
 
 
-def peer_of(link: Link, devices: dict[str, Link]) -> str | None:
-    """The host's device at the other end of a container's interface."""
-    for device in devices.values():
-        if device.index == link.peer and device.peer == link.index:
-            return device.name
-    return None
+def peer_of(host: Host, namespace: NetworkNamespace, link: Link, devices: dict[str, Link]) -> str | None:
+    """The host's device at the other end of a container's interface.
+
+    Indexes are counted in each namespace anew, so two that match prove nothing: the device has to lead into
+    this very namespace.
+    """
+    pairs = [device for device in devices.values() if (device.index, device.peer) == (link.peer, link.index)]
+    if not pairs:
+        return None
+    beyond = host.netlink.number_of(namespace.descriptor)
+    return next((device.name for device in pairs if device.beyond == beyond), None)
 
 
 def _named(container: Container) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import subprocess
 import uuid
@@ -127,6 +128,27 @@ def test_what_cannot_be_taken_over_is_told_with_its_reason(rig: HostRig, program
     rig.vsctl("set", "Port", other.port, "external_ids:mooring-owner=theirs")
     [row] = survey(rig, other.task)
     assert row["problem"] == f"its port {other.port} belongs to another Mooring, theirs"
+
+
+def test_two_containers_that_are_wired_to_each_other_have_nothing_to_do_with_our_ports(
+    rig: HostRig, program: Pipework
+) -> None:
+    """Their indexes are made those of a living pair, which is none of theirs."""
+    seen = wired(rig, program)
+    process = process_of(rig, seen.container)
+    there = ("nsenter", f"--net=/proc/{process}/ns/net")
+    inner = json.loads(run(*there, "ip", "-j", "link", "show", "eth1"))[0]["ifindex"]
+    outer = json.loads(run("ip", "-j", "-n", rig.name, "link", "show", seen.port))[0]["ifindex"]
+    one, two = (rig.container() for _ in range(2))
+    first, second = (process_of(rig, container) for _, container in (one, two))
+    run("nsenter", f"--net=/proc/{first}/ns/net", "ip", "link", "add", "eth1", "index", str(inner), "type",
+        "veth", "peer", "name", "eth1", "index", str(outer), "netns", second)  # fmt: skip
+    run("nsenter", f"--net=/proc/{first}/ns/net", "ip", "address", "add", "10.64.1.9/22", "dev", "eth1")
+    [row] = survey(rig, one[0])
+    assert (row["port"], row["problem"]) == ("", "eth1 does not lead to a device of this host")
+    [result] = rig.do({**adoption(rig, seen), "task_id": one[0], "container": row["container"],
+                       "address": "10.64.1.9"})  # fmt: skip
+    assert (result["status"], "does not lead to" in result["reason"]) == ("refused", True)
 
 
 @contextlib.contextmanager
