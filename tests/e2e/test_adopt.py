@@ -6,6 +6,8 @@ import sys
 from ipaddress import IPv4Address
 from pathlib import Path
 
+import pytest
+
 from mooring.lab import background
 from mooring.lab.handle import LabHandle
 from mooring.lab.plan import BRIDGE, VLANS, LabPlan
@@ -42,6 +44,7 @@ async def refused(plan: LabPlan, count: int) -> tuple[None, str]:
     return None, "" if len(told) == count else f"refused: {rows}"
 
 
+@pytest.mark.timeout(360)  # it starts the daemon, and three more programs, while others may use the machine
 async def test_what_pipework_has_wired_is_taken_over_without_a_lost_packet(
     plan: LabPlan, handle: LabHandle, operator: Operator, tmp_path: Path
 ) -> None:
@@ -69,7 +72,6 @@ async def test_what_pipework_has_wired_is_taken_over_without_a_lost_packet(
     assert {address: port["name"].startswith("veth1pl") for address, port in ports.items()} == dict.fromkeys(
         wired.values(), True
     )
-    assert "0 can be taken over" in (await background.command(plan, "adopt"))[1]
 
     killed, stays = sorted(wired)
     await handle.docker_kill(killed)
