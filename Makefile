@@ -12,7 +12,7 @@ LAB_OPTIONS := --name $(LAB_NAME) --port-base $(LAB_PORT_BASE)
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help packages venv up down demo test check sim churn sim-mutants lint bench bench-page coverage fuzz mutation sanitize docs clean
+.PHONY: help packages venv up down demo test check sim churn moves sim-mutants lint bench bench-page coverage fuzz mutation sanitize docs clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -49,6 +49,9 @@ sim: venv ## play seeds of the simulation (SEEDS=200), or one that failed, with 
 
 churn: packages venv ## kill -9 the daemon at 20 random moments of 200 transitions (`make test` does 8 of 80)
 	@MOORING_TEST_KILLS=20 $(PYTEST) -s tests/e2e/test_crash.py -k churn
+
+moves: packages venv ## heal an instance on another host 50 times under ping; figures in build/bench/moves.json
+	@MOORING_TEST_MOVES=50 $(PYTEST) -s tests/e2e/test_moves.py
 
 sim-mutants: venv ## break the product in every known way: the simulation must notice each (MUTANTS=names)
 	@$(BIN)/python -m tests.sim.mutation $(MUTANTS)

@@ -25,7 +25,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
-from mooring.controller.takeover import Around, Candidate, at_home, candidates_in, look_around, why_not
+from mooring.controller.takeover import (
+    Around,
+    Candidate,
+    at_home,
+    candidates_in,
+    is_second,
+    look_around,
+    second_of,
+    why_not,
+)
 from mooring.core.errors import Refused, Retryable
 from mooring.core.model import Binding, BindingId, Instance, PoolName
 from mooring.core.specs import PortSpec
@@ -87,12 +96,15 @@ class Adopter:
         """
         candidates, silent = await self._survey(names)
         around = self._around(candidates)
-        return Adoption(tuple(_planned(one, around) for one in candidates), silent)
+        rows = [_planned(one, around) for one in candidates if not is_second(one, around)]
+        return Adoption(tuple(rows), silent)
 
     async def apply(self, names: Sequence[str]) -> Adoption:
         """Take over all that can be; one that fails does not keep the others. Raises what `plan` raises."""
         candidates, silent = await self._survey(names)
-        rows = await asyncio.gather(*(self._take(one, candidates) for one in candidates))
+        around = self._around(candidates)
+        chosen = [one for one in candidates if not is_second(one, around)]
+        rows = await asyncio.gather(*(self._take(one, candidates) for one in chosen))
         return Adoption(tuple(rows), silent)
 
     # -- looking
@@ -100,9 +112,9 @@ class Adopter:
     async def _survey(self, names: Sequence[str]) -> tuple[list[Candidate], dict[str, str]]:
         """Step 1."""
         self._check_may(names)
-        wished, fenced = sorted(set(names)) or self._inventory, self._hosts.fenced
-        asked = [name for name in wished if name not in fenced]
-        silent = {name: f"fenced: {fenced[name]}" for name in wished if name in fenced}
+        wished = sorted(set(names)) or self._inventory
+        silent = {name: why for name in wished if (why := self._left_alone(name))}
+        asked = [name for name in wished if name not in silent]
         answers = await asyncio.gather(*map(self._hosts.survey, asked), return_exceptions=True)
         found: list[Candidate] = []
         for name, answer in zip(asked, answers, strict=True):
@@ -115,6 +127,14 @@ class Adopter:
             else:
                 found += candidates_in(name, answer)
         return at_home(found, self._engine.view.instances()), silent
+
+    def _left_alone(self, host: str) -> str:
+        """Why nothing is asked of a host; "" if it is."""
+        if host in self._hosts.fenced:
+            return f"fenced: {self._hosts.fenced[host]}"
+        if host in self._hosts.maintained:
+            return f"in maintenance: {self._hosts.maintained[host]}"
+        return ""
 
     def _check_may(self, names: Sequence[str]) -> None:
         if not self._fences:
@@ -186,11 +206,30 @@ class Adopter:
             request = Request(instance.app, _POOL_OF_ADDRESS, known.id, known.host)
             planned = book.plan_adopt(candidate.address, request, slot, 0, now)
             seated = _seated(known, instance, planned.lease.slot, planned.lease.pool, candidate)
-            port = _port(candidate, seated, planned.lease.generation)
+            port = self._port(candidate, seated, planned.lease.generation, around)
             seated = seated.with_sink(NETWORK, seated.sink(NETWORK).want(port))
             await records.commit([*planned.writes, PutBinding(seated)])
         self._engine.seats.forget(seated.id)
         return seated
+
+    def _port(self, candidate: Candidate, seated: Binding, generation: int, around: Around) -> PortSpec:
+        """What the mark on the port will tell; gateway, routes, MTU and rates follow with its attach."""
+        assert seated.slot is not None
+        wiring, second = self._engine.wiring_of(candidate.address), second_of(candidate, around)
+        return PortSpec(
+            host=candidate.host,
+            task=candidate.task,
+            app=seated.app,
+            slot=seated.slot,
+            instance=seated.instance,
+            address=candidate.address,
+            prefix=candidate.prefix,
+            vlan=candidate.vlan,
+            lease_generation=generation,
+            barred=wiring.barred if wiring is not None else (),
+            address6=second[0] if second else None,
+            prefix6=second[1] if second else None,
+        )
 
     async def _give_up(self, known: Binding, candidate: Candidate, now: float) -> Binding:
         """The seat in which it waited goes back; the caller holds `changing()`."""
@@ -206,6 +245,8 @@ class Adopter:
         """Steps 4 and 5."""
         state = seated.sink(NETWORK)
         assert isinstance(state.wanted, PortSpec)
+        for address in filter(None, (state.wanted.address, state.wanted.address6)):
+            self._hosts.ahead.forget(address)
         (answer,) = await self._hosts.do(candidate.host, [_adopt(candidate, seated.id, state.wanted)])
         _check_done(answer)
         records = self._engine.records
@@ -253,22 +294,6 @@ def _seated(
     )
 
 
-def _port(candidate: Candidate, seated: Binding, generation: int) -> PortSpec:
-    """What the mark on the port will tell; gateway, routes and MTU follow with the instance's own attach."""
-    assert seated.slot is not None
-    return PortSpec(
-        host=candidate.host,
-        task=candidate.task,
-        app=seated.app,
-        slot=seated.slot,
-        instance=seated.instance,
-        address=candidate.address,
-        prefix=candidate.prefix,
-        vlan=candidate.vlan,
-        lease_generation=generation,
-    )
-
-
 def _adopt(candidate: Candidate, key: BindingId, port: PortSpec) -> Operation:
     return {
         "op": "adopt",
@@ -281,6 +306,9 @@ def _adopt(candidate: Candidate, key: BindingId, port: PortSpec) -> Operation:
         "prefix": port.prefix,
         "vlan": port.vlan,
         "generation": port.lease_generation,
+        "barred": list(port.barred),
+        "address6": port.address6,
+        "prefix6": port.prefix6,
         "interface": candidate.interface,
         "port": candidate.port,
         "container": candidate.container,

@@ -68,6 +68,7 @@ class Condition:
             held=len(self._view.held) + len(self._view.held_apps),
             stream=self._stream(),
             snapshot_age_s=None if merged_at is None else self._clock.monotonic() - merged_at,
+            maintained=dict(sorted(self.ground.hosts.maintained.items())) if self.ground else {},
         )
 
     def readiness(self) -> Sequence[str]:

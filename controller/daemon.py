@@ -30,6 +30,8 @@ from prometheus_client import CollectorRegistry
 from mooring.cext import IMPLEMENTATION
 from mooring.controller.access import Access
 from mooring.controller.adoption import Adopter
+from mooring.controller.capabilities import HostReport
+from mooring.controller.capabilities import check_hosts as ask_hosts
 from mooring.controller.capacity import pool_lines
 from mooring.controller.claims import Claims
 from mooring.controller.control import ControlServer
@@ -37,12 +39,14 @@ from mooring.controller.control_client import ControlClient, NotPermitted, Unrea
 from mooring.controller.doors import adopt as doors_adopt
 from mooring.controller.doors import history as doors_history
 from mooring.controller.doors import hosts as doors_hosts
+from mooring.controller.doors import hosts_check as doors_hosts_check
 from mooring.controller.doors import pools as doors_pools
 from mooring.controller.doors import rebuild as doors_rebuild
 from mooring.controller.doors import verify as doors_verify
 from mooring.controller.engine import Engine, Outside, rules_of
 from mooring.controller.ground import Ground, hear_silent_hosts, settle_in, survey_all
 from mooring.controller.rehearse import Rehearsal
+from mooring.controller.runners import open_plays
 from mooring.controller.settings import MarathonSettings, Settings, pools_of
 from mooring.controller.sinks import edge_sinks, host_sinks, read_secret
 from mooring.controller.snapshot import Marathon
@@ -57,7 +61,6 @@ from mooring.core.model import PoolSpec
 from mooring.core.readmodel import PoolRow
 from mooring.core.sink import Sink
 from mooring.core.store import NO_EPOCH, Contents, Store
-from mooring.handlers.ansible import AnsibleRunner
 from mooring.handlers.hosts import Hosts
 from mooring.handlers.inventory import inventory_hosts
 from mooring.handlers.records import Records
@@ -116,8 +119,7 @@ async def _build(settings: Settings, observe: bool, stack: AsyncExitStack) -> tu
     clock, chance = SystemClock(), random.SystemRandom()
     store, contents = await _store(settings, observe, stack)
     names = await inventory_hosts(settings.ansible.inventory)
-    runner = _ansible(settings)
-    stack.push_async_callback(runner.close)
+    runner = open_plays(settings, clock, stack)
     hosts = Hosts(runner, clock, contents.epoch)
     stack.push_async_callback(hosts.close)
     session = await stack.enter_async_context(aiohttp.ClientSession(trust_env=False))
@@ -134,6 +136,7 @@ async def _build(settings: Settings, observe: bool, stack: AsyncExitStack) -> tu
     )
     await stack.enter_async_context(marathon)
     metrics = Metrics(CollectorRegistry(), version(), [sink.name for sink in policy], framer=IMPLEMENTATION)
+    hosts.drops.told = metrics.guards_dropped
     outside = Outside(clock, chance, marathon, policy, hosts.epoch, metrics, observe)
     engine = Engine(settings, records, outside)
     stack.push_async_callback(engine.close)
@@ -168,20 +171,6 @@ async def _store(settings: Settings, observe: bool, stack: AsyncExitStack) -> tu
     await real.close()
     rehearsed = MemoryStore(contents)
     return rehearsed, await rehearsed.open()
-
-
-def _ansible(settings: Settings) -> AnsibleRunner:
-    ansible = settings.ansible
-    return AnsibleRunner(
-        ansible.inventory,
-        owner=settings.owner,
-        bridge=ansible.bridge,
-        wiring=ansible.wiring,
-        clean_pipework=ansible.clean_pipework,
-        timeout_s=ansible.play_timeout_s,
-        connect_timeout_s=ansible.connect_timeout_s,
-        parallel=ansible.parallel,
-    )
 
 
 def _records(settings: Settings, store: Store, contents: Contents) -> Records:
@@ -228,9 +217,15 @@ async def _open_doors(
         group=settings.control.group,
         routes=[
             *doors_adopt.routes(Adopter(engine, ground.hosts, ground.inventory, fences=ground.fences)),
-            *doors_history.routes(engine.records.store, engine.clock, ground.hosts.epoch),
+            *doors_history.routes(
+                engine.records.store,
+                engine.clock,
+                ground.hosts.epoch,
+                lambda address: engine.records.book.pools.leased(address),
+            ),
             *doors_pools.routes(engine.pools),
             *doors_hosts.routes(engine, ground),
+            *doors_hosts_check.routes(ground),
             *doors_rebuild.routes(engine.rebuild),
             *doors_verify.routes(engine.verifier, engine.planner),
         ],
@@ -254,6 +249,7 @@ async def _work_until(stop: asyncio.Event, engine: Engine, ground: Ground, contr
             name="history",
         ),
         asyncio.create_task(engine.verifier.run(), name="verifier"),
+        asyncio.create_task(engine.patrol.run(), name="patrol"),
         asyncio.create_task(hear_silent_hosts(engine, ground), name="hosts"),
         asyncio.create_task(control.until_fatal(), name="control"),
     ]
@@ -285,10 +281,17 @@ async def check(settings: Settings) -> list[tuple[str, bool, str]]:
         return lines + await _pools_checked(settings, marathon)
 
 
+async def check_hosts(settings: Settings, names: Sequence[str]) -> list[HostReport]:
+    """What the hosts can do, asked without a daemon; all if none is named. Raises `Refused` for others."""
+    async with AsyncExitStack() as stack:
+        clock = SystemClock()
+        hosts = Hosts(open_plays(settings, clock, stack), clock, NO_EPOCH)
+        return await ask_hosts(hosts, await inventory_hosts(settings.ansible.inventory), names)
+
+
 async def _sinks_to_check(settings: Settings, stack: AsyncExitStack) -> Sequence[Sink]:
     clock = SystemClock()
-    runner = _ansible(settings)
-    stack.push_async_callback(runner.close)
+    runner = open_plays(settings, clock, stack)
     session = await stack.enter_async_context(aiohttp.ClientSession(trust_env=False))
     names = await inventory_hosts(settings.ansible.inventory)
     blank = MemoryStore()  # the real one belongs to the daemon that may be running

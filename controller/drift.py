@@ -25,6 +25,7 @@ from enum import StrEnum
 import msgspec
 
 from mooring.controller.breath import Breath
+from mooring.core.bandwidth import bandwidth_text
 from mooring.core.errors import Refused
 from mooring.core.model import Binding, BindingId, SinkName
 from mooring.core.sink import Observation
@@ -84,6 +85,7 @@ class Deviation:
     finding: Finding
     claim: Claim | None = None  # whose share has to be shown again
     stands: Spec | None = None  # what has to be undone
+    dead: bool = False  # nothing lives behind what stands there
 
 
 @dataclass(slots=True)
@@ -129,7 +131,8 @@ async def deviations(
     for key, spec in seen.shown.items():
         await breath.draw()
         if key not in expected.claims and key not in expected.in_the_air:
-            yield Deviation(_finding(sink, Kind.SURPLUS, told(spec), key), stands=spec)
+            dead = key in seen.dead
+            yield Deviation(_finding(sink, Kind.SURPLUS, told(spec), key), stands=spec, dead=dead)
     for line in seen.foreign:
         thing, _, whose = line.rpartition(": ")
         yield Deviation(_finding(sink, Kind.FOREIGN, whose, thing or line))
@@ -143,7 +146,7 @@ def standing(sink: SinkName, spec: Spec | None) -> Iterator[tuple[str, Spec]]:
         case NameSpec():
             yield from _name(spec)
         case SharedNameSpec():
-            if (address := _address(spec.address)) is not None:
+            for address in _addresses(spec):
                 shown = SharedNameSpec(spec.name, address, spec.ttl)
                 yield shared_key(shown), shown
         case ItemSpec():
@@ -157,17 +160,18 @@ def standing(sink: SinkName, spec: Spec | None) -> Iterator[tuple[str, Spec]]:
 
 
 def _name(spec: NameSpec) -> Iterator[tuple[str, Spec]]:
-    if (address := _address(spec.address)) is not None:
-        shown = NameSpec(spec.name, address, spec.ttl)
-        yield spec.name, shown
-        yield reverse_name(address), shown
+    addresses = _addresses(spec)
+    if addresses:
+        yield spec.name, NameSpec(spec.name, addresses[0], spec.ttl, *addresses[1:])
+    for address in addresses:
+        yield reverse_name(address), NameSpec(spec.name, address, spec.ttl)
 
 
-def _address(text: str) -> str | None:
+def _addresses(spec: NameSpec | SharedNameSpec) -> list[str]:
     try:
-        return canonical_address(text)
+        return [canonical_address(text) for text in (spec.address, spec.address6) if text is not None]
     except Refused:
-        return None  # such a name was never shown
+        return []  # such a name was never shown
 
 
 def _member(state: str, endpoint: Endpoint) -> MemberSpec:
@@ -221,7 +225,10 @@ def told(spec: Spec | None) -> str:
     match spec:
         case PortSpec():
             vlan = "" if spec.vlan is None else f" in VLAN {spec.vlan}"
-            return f"port of {spec.task} with {spec.address}/{spec.prefix}{vlan}"
+            second = f" and {spec.address6}/{spec.prefix6}" if spec.address6 else ""
+            rates = bandwidth_text(spec.rate_out, spec.rate_in)
+            limit = f" limited to {rates}" if rates else ""
+            return f"port of {spec.task} with {spec.address}/{spec.prefix}{second}{vlan}{limit}"
         case NameSpec():
             return f"{spec.name} and {spec.address}"
         case SharedNameSpec():

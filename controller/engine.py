@@ -30,6 +30,7 @@ from mooring.controller.queue import Priority, WorkQueue
 from mooring.controller.reconcile import Reconciler, Surroundings, is_member
 from mooring.controller.report import Report
 from mooring.controller.settings import Settings
+from mooring.controller.settings_reach import reach_of
 from mooring.controller.snapshot import Marathon
 from mooring.controller.stage import HELD
 from mooring.controller.view import View
@@ -54,19 +55,23 @@ from mooring.core.readmodel import EVERYTHING
 from mooring.core.sink import Sink
 from mooring.core.specs import MemberSpec
 from mooring.core.store import PutFlag
+from mooring.handlers.ahead import Addresses
 from mooring.handlers.conflict import Conflicts
 from mooring.handlers.converge import Converger
 from mooring.handlers.create import Seats
+from mooring.handlers.hosts import NetworkSink
 from mooring.handlers.kill import Kills
 from mooring.handlers.records import Records
 from mooring.handlers.restart import Restarts
-from mooring.handlers.wants import BALANCERS, NETWORK
+from mooring.handlers.wants import BALANCERS, NETWORK, Wiring
 from mooring.ipam.pools import Pools
 from mooring.portal.metrics import Metrics
 
 if TYPE_CHECKING:
+    from mooring.controller.patrol import Patrol
     from mooring.controller.rebuild import Rebuild
     from mooring.handlers.fences import Fences
+    from mooring.handlers.maintenance import Maintenance
 
 log = structlog.get_logger(__name__)
 
@@ -88,17 +93,21 @@ class Outside:
 
 
 class Engine:
-    """All moving parts of the controller. `ground.settle_in` adds the last two."""
+    """All moving parts of the controller. `ground.settle_in` adds those that know the hosts."""
 
     rebuild: Rebuild
     fences: Fences
+    maintenance: Maintenance
+    patrol: Patrol
 
     def __init__(self, settings: Settings, records: Records, outside: Outside) -> None:
         self.settings = settings
         self.records = records
         self.clock = outside.clock
+        self.chance = outside.chance
         self.metrics = outside.metrics
         self._outside = outside
+        self._reach = reach_of(settings.reach)
         self.view = View(absence_confirm_s=settings.marathon.absence_confirm_s)
         self.claims = Claims(rules_of(settings, records.book.pools), records.all(), self._claim_changed)
         self.latency = Latency(self.clock, self.metrics.applied, self.metrics.sink_answered)
@@ -198,12 +207,21 @@ class Engine:
                 self.hold.keeps,
                 self.seats.objection,
             ),
-            surroundings=Surroundings(
-                lambda address: wiring_at(self.records.book.pools, address), zone, self.addresses
-            ),
+            surroundings=Surroundings(self.wiring_of, zone, self.addresses),
             wake=self.queue.add,
             doubts=self.doubts,
+            expect=self._expect,
         )
+
+    def wiring_of(self, address: str) -> Wiring | None:
+        """How a port with that address is wired now; None if no pool has the address."""
+        return wiring_at(self.records.book.pools, address, self._reach)
+
+    def _expect(self, task: str, host: str, addresses: Addresses, vlan: int | None) -> None:
+        """A container will run there soon; nothing is got ready before it is known what is whose."""
+        network = next((sink for sink in self._outside.sinks if isinstance(sink, NetworkSink)), None)
+        if network is not None and self.grounded.is_set():
+            network.expect(task, host, addresses, vlan)
 
     def _make_conflicts(self) -> Conflicts | None:
         network = next((sink for sink in self._outside.sinks if sink.name == NETWORK), None)
@@ -338,6 +356,7 @@ class Engine:
         """An operator asserts that nothing runs on the host (see `handlers.fences`)."""
         self._check_not_observing()
         await self.fences.fence(host, reason, force=force)
+        await self.maintenance.end(host)  # the stronger word
         self.rebuild.close()
 
     async def unfence(self, host: HostName) -> None:
@@ -345,6 +364,17 @@ class Engine:
         self._check_not_observing()
         await self.fences.unfence(host, clear=self.rebuild.is_over)
         self.rebuild.close()
+
+    async def maintain(self, host: HostName, reason: str) -> None:
+        """People are at work on the host: it is left alone (see `handlers.maintenance`)."""
+        self._check_not_observing()
+        await self.maintenance.begin(host, reason)
+        self.patrol.take_up(host)
+
+    async def end_maintenance(self, host: HostName) -> None:
+        """They are done: it is looked at, and what waited goes on."""
+        self._check_not_observing()
+        await self.patrol.resume(host)
 
     def _check_not_observing(self) -> None:
         if self._outside.observe:

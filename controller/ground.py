@@ -21,6 +21,7 @@ import structlog
 
 from mooring.controller.adopt import Survey, adopt, survey
 from mooring.controller.engine import Engine
+from mooring.controller.lookout import make_patrol
 from mooring.controller.rebuild import Rebuild, all_keys
 from mooring.controller.sinks import newest_epoch
 from mooring.controller.stage import AGREED, COMPLETE, HELD, NOTHING_KNOWN, Ground, Stage, check_epochs
@@ -38,7 +39,7 @@ log = structlog.get_logger(__name__)
 _AWAITED_AGAIN_S = 5.0  # between two surveys while an operator is awaited
 _AGAIN_S = 2.0  # between two questions to silent hosts while everybody waits for them
 _SILENT_AGAIN_S = 30.0  # the same while nobody does
-_SWEEP_S = 30.0  # between two looks at fenced hosts
+_SWEEP_S = 10.0  # between two looks at fenced hosts
 _STEP = 2**20  # by which an epoch rises at most
 
 
@@ -99,6 +100,7 @@ async def settle_in(engine: Engine, ground: Ground) -> int:
     """Step 4: adopt what the hosts have; how many ports that were. Lets the workers go, if they may."""
     engine.rebuild = Rebuild(engine, ground)
     engine.fences = Fences(ground.hosts, engine.records, engine.clock, ground.inventory, engine.queue.add)
+    make_patrol(engine, ground)
     engine.condition.ground = ground
     adopted, problem = 0, ""
     if ground.stage is Stage.AWAITED:
@@ -135,7 +137,8 @@ async def _listen(engine: Engine, ground: Ground) -> None:
     while ground.pending or ground.waits_for():
         await engine.clock.sleep(_SILENT_AGAIN_S)
         if not ground.pending:
-            ground.found = await _ask_again(ground, sorted(ground.waits_for()))
+            names = sorted(host for host in ground.waits_for() if host not in ground.hosts.maintained)
+            ground.found = await _ask_again(ground, names)
         await _take_in(engine, ground)
 
 
@@ -186,9 +189,18 @@ async def _take_in(engine: Engine, ground: Ground) -> int:
 
 
 def _trusted(ground: Ground) -> Survey:
-    """What a fenced host has is not its own any more, unless the store says so."""
+    """What a fenced host has is not its own any more, unless the store says so.
+
+    Nor is a port adopted behind which nothing lives: if no record knows it either, it is collected.
+    """
     found = ground.found.marks.items()
-    return Survey(marks={host: marks for host, marks in found if host not in ground.hosts.fenced})
+    return Survey(
+        marks={
+            host: [mark for mark in marks if mark.alive]
+            for host, marks in found
+            if host not in ground.hosts.fenced
+        }
+    )
 
 
 async def _watch_fenced(engine: Engine, ground: Ground) -> None:

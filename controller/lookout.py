@@ -1,16 +1,21 @@
-"""Verifier and planner over the running parts of one engine."""
+"""Verifier, planner and patrol over the running parts of one engine."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mooring.controller.collector import Collector
+from mooring.controller.patrol import Patrol
 from mooring.controller.plan import Planner
 from mooring.controller.queue import Priority
 from mooring.controller.verify import Verifier, counts
+from mooring.core.model import AppId
 from mooring.core.readmodel import EVERYTHING
+from mooring.handlers.maintenance import Maintenance
 
 if TYPE_CHECKING:
     from mooring.controller.engine import Engine, Outside
+    from mooring.controller.stage import Ground
 
 
 def make_verifier(engine: Engine, outside: Outside) -> Verifier:
@@ -22,7 +27,7 @@ def make_verifier(engine: Engine, outside: Outside) -> Verifier:
         engine.doubts,
         every_s=engine.settings.verify_every_s,
         wake=lambda key: engine.queue.add(key, Priority.RESYNC),
-        waits=lambda app: not {EVERYTHING, app}.isdisjoint(engine.paused()),
+        waits=lambda app: _is_paused(engine, app),
         hindrance=lambda: _hindrance(engine, outside),
         repaired=engine.metrics.repaired,
         looked=lambda found: engine.metrics.verified(engine.clock.now(), counts(found)),
@@ -41,6 +46,36 @@ def make_planner(engine: Engine) -> Planner:
         engine.is_paused,
         tuple(engine.batchers),
     )
+
+
+def make_patrol(engine: Engine, ground: Ground) -> None:
+    """What looks after each host; the engine gets it, with maintenance."""
+    settings = engine.settings.host_life
+    engine.maintenance = Maintenance(ground.hosts, engine.records, engine.clock, ground.inventory)
+    collector = Collector(
+        ground.hosts,
+        engine.records,
+        engine.clock,
+        grace_s=settings.collect_after_s,
+        waits=lambda app: _is_paused(engine, app),
+        collected=engine.metrics.port_collected,
+    )
+    engine.patrol = Patrol(
+        ground.hosts,
+        ground.inventory,
+        engine.records,
+        engine.clock,
+        engine.chance,
+        engine.verifier,
+        collector,
+        engine.maintenance,
+        every_s=settings.observe_every_s,
+        wake=engine.queue.add,
+    )
+
+
+def _is_paused(engine: Engine, app: AppId) -> bool:
+    return not {EVERYTHING, app}.isdisjoint(engine.paused())
 
 
 def _hindrance(engine: Engine, outside: Outside) -> str:

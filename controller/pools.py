@@ -24,11 +24,12 @@ from mooring.core.store import DropPool, Note, PutPool, Write
 from mooring.handlers.create import Seats
 from mooring.handlers.kill import leads_to
 from mooring.handlers.records import Records
-from mooring.handlers.wants import Wiring
+from mooring.handlers.wants import Second, Wiring
 from mooring.ipam.errors import PoolUnknown
 from mooring.ipam.forecast import Trend
 from mooring.ipam.numbers import address_of
 from mooring.ipam.pools import Pool, Pools
+from mooring.ipam.reach import Reach
 from mooring.ipam.supernets import Supernet
 
 log = structlog.get_logger(__name__)
@@ -155,11 +156,12 @@ class Occupancy:
         book = self._records.book
         usage, trend = book.usage(pool.name), self._trends.get(pool.name) or Trend()
         taken = usage.size - usage.free
+        spec = pool.spec
         return PoolRow(
             name=pool.name,
-            network=str(pool.network),
+            network=spec.network,
             vlan=pool.vlan,
-            gateway=None if pool.gateway is None else str(pool.gateway),
+            gateway=spec.gateway,
             size=usage.size,
             free=usage.free,
             leases={state.value: count for state, count in usage.leases.items()},
@@ -169,16 +171,28 @@ class Occupancy:
             groups=tuple(pool.groups),
             configured=book.is_configured(pool.name),
             supernet=pool.supernet,
+            ipv6=spec.ipv6,
+            gateway6=spec.gateway6,
         )
 
 
-def wiring_at(pools: Pools, address: str | None) -> Wiring | None:
+def wiring_at(pools: Pools, address: str | None, reach: Reach) -> Wiring | None:
     """How a port with that address is wired: by the pool that has the address now, whatever its name."""
     pool = None if address is None else pools.of_text(address)
-    if pool is None:
+    if pool is None or address is None:
         return None
     gateway = None if pool.gateway is None else str(pool.gateway)
-    return Wiring(pool.network.prefixlen, gateway, pool.vlan, pool.mtu, pool.routes)
+    barred = reach.barred(pools, pool)
+    second = _second(pool, address)
+    return Wiring(pool.network.prefixlen, gateway, pool.vlan, pool.mtu, pool.routes, barred, second)
+
+
+def _second(pool: Pool, address: str) -> Second | None:
+    partner = pool.partner(address)
+    if pool.pair is None or partner is None:
+        return None
+    gateway = None if pool.pair.gateway is None else str(pool.pair.gateway)
+    return Second(partner, pool.pair.network.prefixlen, gateway)
 
 
 def supernets_of(settings: Settings) -> dict[str, Supernet]:

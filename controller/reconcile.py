@@ -37,13 +37,14 @@ from mooring.core.model import (
 from mooring.core.sink import Conflict, NotPossible
 from mooring.core.specs import Spec
 from mooring.core.template import Member
+from mooring.handlers.ahead import Addresses
 from mooring.handlers.conflict import Conflicts
 from mooring.handlers.converge import Converger, Walk
 from mooring.handlers.create import Seats
 from mooring.handlers.health import show
 from mooring.handlers.kill import Kills
 from mooring.handlers.records import Records
-from mooring.handlers.restart import Restarts
+from mooring.handlers.restart import Restarts, waits_for_maintenance
 from mooring.handlers.wants import LEDGER, NETWORK, Facts, Wiring, member_of, wants_of, without_seat
 
 log = structlog.get_logger(__name__)
@@ -99,8 +100,12 @@ class Reconciler:
         surroundings: Surroundings,
         wake: Callable[[BindingId], None],
         doubts: Doubts,
+        expect: Callable[[str, str, Addresses, int | None], None],
     ) -> None:
-        """`wake` puts another instance's key into the queue; without a network there are no conflicts."""
+        """`wake` puts another instance's key into the queue; without a network there are no conflicts.
+
+        `expect` is told task, host, addresses and VLAN of a container that will run soon.
+        """
         self._view = view
         self._claims = claims
         self._records = records
@@ -112,6 +117,7 @@ class Reconciler:
         self._around = surroundings
         self._wake = wake
         self._doubts = doubts
+        self._expect = expect
         self._file_problems: dict[BindingId, str] = {}
         self._seatless: dict[BindingId, Retryable | Refused] = {}
         self.problems: dict[BindingId, str] = {}
@@ -145,6 +151,8 @@ class Reconciler:
         """Steps 1 to 3: the binding as it shall be, stored; None when there is nothing to hold."""
         bound = self._records.get(key)
         observed = self._view.instance(InstanceId(key))
+        if observed is not None and observed.state is State.STARTING:
+            self._get_ready(observed, bound)
         decision = decide(observed, bound)
         if decision is Decision.NOTHING:
             return bound
@@ -167,6 +175,18 @@ class Reconciler:
             bound = await self._restarts.restart(bound, observed)
         assert bound is not None
         return await self._show(bound, observed, app, claim)
+
+    def _get_ready(self, observed: Instance, bound: Binding | None) -> None:
+        """Its host is known, and its container does not run yet: what can be done now is done now."""
+        app = self._view.app(observed.app)
+        claim = self._claims.of(app) if app is not None else None
+        if observed.host is None or claim is None or claim.pool is None:
+            return
+        address = bound.address if bound is not None else self._seats.likely(observed, claim)
+        wiring = self._around.wiring(address) if address is not None else None
+        second = wiring.second.address if wiring is not None and wiring.second is not None else None
+        addresses = tuple(one for one in (address, second) if one is not None)
+        self._expect(observed.task, observed.host, addresses, wiring.vlan if wiring is not None else None)
 
     async def _show(self, bound: Binding, observed: Instance, app: App, claim: Claim | None) -> Binding:
         if bound.address is not None and not bound.departing and not self._has_its_seat(bound):
@@ -274,7 +294,8 @@ class Reconciler:
         """A port could not be removed. True if the instance has left it behind and can go on."""
         reason = walk.failed[NETWORK].reason
         if bound.departing:
-            await self._kills.strand(bound, reason)
+            if not waits_for_maintenance(self._records, bound):
+                await self._kills.strand(bound, reason)
             self._wake_waiting(bound.app)
             return False
         if not self._restarts.gives_up_waiting(bound):

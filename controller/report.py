@@ -20,6 +20,7 @@ from mooring.core.specs import (
     SharedNameSpec,
     Spec,
 )
+from mooring.handlers.maintenance import left_alone_in
 from mooring.handlers.records import Records
 
 
@@ -63,8 +64,10 @@ class Report:
         return self._records.book.leases()
 
     def vitals(self) -> Vitals:
-        unsettled = self._records.unsettled()
-        return self._vitals({sink: unsettled.get(SinkName(sink), 0) for sink in self._sinks})
+        unsettled, left_alone = self._records.unsettled(), left_alone_in(self._records)
+        return self._vitals(
+            {sink: unsettled.get(SinkName(sink), 0) - left_alone[SinkName(sink)] for sink in self._sinks}
+        )
 
     def _waiting(self) -> Iterator[Instance]:
         """Instances that should have a binding, or soon will."""
@@ -136,7 +139,8 @@ def _short(spec: Spec | None) -> str | None:
         case None:
             return None
         case PortSpec():
-            return f"{spec.address}/{spec.prefix} on {spec.host}"
+            second = f" and {spec.address6}/{spec.prefix6}" if spec.address6 else ""
+            return f"{spec.address}/{spec.prefix}{second} on {spec.host}"
         case ProbeSpec():
             return ",".join(map(str, spec.ports))
         case NameSpec() | SharedNameSpec():

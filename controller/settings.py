@@ -24,8 +24,11 @@ from pydantic import (
     model_validator,
 )
 
+from mooring.controller.settings_host_life import HostLifeSettings
+from mooring.controller.settings_reach import REACH, ReachSettings
 from mooring.core.errors import ConfigRefused
 from mooring.core.specs import Route
+from mooring.handlers.plays import HELPER_DIR
 from mooring.ipam.pools import Pool, Pools
 from mooring.ipam.supernets import Supernet
 
@@ -90,7 +93,7 @@ class RouteSettings(Section):
     """A route that every container of the pool gets."""
 
     to: str = Field(description="Network in CIDR form.")
-    via: str = Field(description="Next hop, inside the pool.")
+    via: str = Field(description="Next hop, inside the pool or its pair.")
 
 
 class PoolSettings(Section):
@@ -100,6 +103,10 @@ class PoolSettings(Section):
         description="The subnet, such as 10.64.0.0/22 or fd00:64::/64 (the lowest 2^20 addresses are used)."
     )
     gateway: str | None = Field(None, description="Default gateway inside the container.")
+    ipv6: str | None = Field(
+        None, description="IPv6 network to pair one of IPv4 with, /96 or wider: each container has both."
+    )
+    gateway6: str | None = Field(None, description="IPv6 gateway: in `ipv6`, or link-local such as fe80::1.")
     vlan: int | None = Field(None, ge=1, le=4094, description="VLAN tag of the switch port; none: untagged.")
     mtu: int | None = Field(None, ge=576, le=9216, description="MTU of the container's interface.")
     routes: tuple[RouteSettings, ...] = Field((), description="More routes inside the container.")
@@ -109,7 +116,10 @@ class PoolSettings(Section):
     reserve: dict[str, str] = Field(
         default_factory=dict, description="Address = note; kept out of the pool by name."
     )
-    owners: tuple[str, ...] = Field((), description="App id prefixes that may use the pool; empty: all.")
+    owners: tuple[str, ...] = Field(
+        (),
+        description="App id prefixes that may use the pool; empty: all. See `reach` for what else follows.",
+    )
 
     @model_validator(mode="after")
     def _makes_sense(self) -> PoolSettings:
@@ -215,6 +225,16 @@ class AnsibleSettings(Section):
         le=64,
         description="Plays at a time, at most two for a host; a quarter more for failing hosts.",
     )
+    mode: Literal["warm", "runner"] = Field(
+        "warm", description="`warm` keeps plays ready; `runner` starts an `ansible-playbook` for each."
+    )
+    linger_s: Seconds = Field(20.0, description="How long a play stays ready after its last use.")
+    helper_dir: str = Field(
+        HELPER_DIR, pattern=r"^/[A-Za-z0-9._/-]{1,200}$", description="Where the hosts' program is installed."
+    )
+    install_helper: bool = Field(
+        True, description="Install the program on hosts that lack it, or have another version."
+    )
 
 
 class DnsSettings(Section):
@@ -313,6 +333,7 @@ class Settings(Section):
     verify_every_s: float = Field(
         300.0, gt=0, description="What really stands at every sink is compared with the records so often."
     )
+    host_life: HostLifeSettings = HostLifeSettings()  # type: ignore[call-arg]
     marathon: MarathonSettings
     pools: dict[str, PoolSettings] = Field(
         default_factory=dict, description="Pools by name; more can be made at run time."
@@ -320,6 +341,7 @@ class Settings(Section):
     supernets: dict[str, SupernetSettings] = Field(
         default_factory=dict, description="Networks by name, from which pools are generated."
     )
+    reach: tuple[ReachSettings, ...] = Field((), description=REACH)
     leases: LeaseSettings = LeaseSettings()  # type: ignore[call-arg]
     ansible: AnsibleSettings
     dns: DnsSettings | None = Field(None, description="Without it, no names.")
@@ -391,4 +413,6 @@ def _pool(name: str, table: PoolSettings) -> Pool:
         exclude=table.exclude,
         reservations=table.reserve,
         groups=table.owners,
+        ipv6=table.ipv6,
+        gateway6=table.gateway6,
     )

@@ -73,9 +73,9 @@ async def _members_of(sink: Sink) -> Iterable[Spec]:
 
 
 def _leads_to(spec: Spec, pools: Pools) -> str | None:
-    """The address that clients are led to; None if that is none of our concern."""
+    """The leased address that clients are led to; None if that is none of our concern."""
     if isinstance(spec, NameSpec | SharedNameSpec):
-        return spec.address
+        return pools.leased(spec.address)
     if not isinstance(spec, MemberSpec) or len(spec.endpoints) != 1:
         return None
     address = spec.endpoints[0].address

@@ -61,16 +61,18 @@ class Ground:
         return tuple(sorted(host for host in self.found.silent if host in self.hosts.fenced))
 
     def hosts_by_state(self) -> Mapping[str, int]:
-        """How many hosts of the inventory are "answering", "silent" or "fenced", by what was heard last."""
-        counts = dict.fromkeys(("answering", "silent", "fenced"), 0)
+        """How many hosts of the inventory are in each state, by what was heard last."""
+        counts = dict.fromkeys(("answering", "silent", "fenced", "maintenance"), 0)
         for host in self.inventory:
             counts[self.state_of(host)] += 1
         return counts
 
     def state_of(self, host: str) -> str:
-        """One of those three."""
+        """ "answering", "silent", "fenced" or "maintenance"."""
         if host in self.hosts.fenced:
             return "fenced"
+        if host in self.hosts.maintained:
+            return "maintenance"
         return "silent" if host in self.hosts.attendance.silences else "answering"
 
     def reason(self, problem: str = "") -> str:

@@ -9,9 +9,12 @@ The rules are asked in this order; the first that objects gives the reason:
     listed              Marathon runs that task on that host
     asks                its app asks for a pool, and its labels are in order
     in the pool         the address is one that this pool gives out, to this app
-    wired alike         prefix, VLAN and gateway are the pool's
+    wired alike         prefix, VLAN and gateway are the pool's, of both families in a paired pool
+    heard               its interface has no address that the guards of a port of ours would silence
     free                no lease is in the way: cooling and conflicted are none, for this is who answers there
     unseated            Mooring shows the instance at no other address
+
+In a paired pool the interface may have the partner of the address already; the two are taken over together.
 
 An instance may have another seat of which nothing is shown yet: that is where it waits, because an attach
 refuses a container that others have wired.  It gives that seat back.
@@ -68,6 +71,11 @@ class Candidate(msgspec.Struct, frozen=True):
         """Where Marathon would know it."""
         return self.host, self.task
 
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """The interface that has the address."""
+        return self.host, self.task, self.interface
+
 
 def candidates_in(host: str, answer: Answer) -> list[Candidate]:
     """What an answer to "survey" tells."""
@@ -95,6 +103,7 @@ class Around:
     records: Records
     holders: Mapping[str, int]  # how many candidates have an address
     addresses: Mapping[tuple[str, str], Sequence[str]]  # of each host and task
+    beside: Mapping[tuple[str, str, str], Mapping[str, int]]  # of each interface, with prefix lengths
 
     def instance_of(self, candidate: Candidate) -> Instance | None:
         """Whom Marathon knows at that place."""
@@ -117,10 +126,26 @@ def look_around(
     """Everything that the rules ask for, indexed once."""
     homes = {(str(one.host), str(one.task)): one for one in instances if one.host is not None}
     addresses: dict[tuple[str, str], list[str]] = {}
+    beside: dict[tuple[str, str, str], dict[str, int]] = {}
     for candidate in candidates:
         addresses.setdefault(candidate.home, []).append(candidate.address)
+        beside.setdefault(candidate.place, {})[candidate.address] = candidate.prefix
     holders = Counter(candidate.address for candidate in candidates if candidate.address)
-    return Around(homes, app, claims, records, holders, addresses)
+    return Around(homes, app, claims, records, holders, addresses, beside)
+
+
+def second_of(candidate: Candidate, around: Around) -> tuple[str, int] | None:
+    """The partner of its address in a paired pool, with its prefix length, if that is there as well."""
+    pool = _pool(candidate, around)
+    partner = pool.partner(candidate.address) if pool is not None else None
+    there = around.beside[candidate.place]
+    return (partner, there[partner]) if partner is not None and partner in there else None
+
+
+def is_second(candidate: Candidate, around: Around) -> bool:
+    """Whether it is only the partner of an address of the same interface, and goes with that."""
+    leased = around.records.book.pools.leased(candidate.address) if _address(candidate) else ""
+    return leased != candidate.address and leased in around.beside[candidate.place]
 
 
 def why_not(candidate: Candidate, around: Around) -> str:
@@ -180,11 +205,36 @@ def _wired_alike(candidate: Candidate, around: Around) -> str:
     if candidate.vlan != pool.vlan:
         return f"its port is {_told(candidate.vlan)}, pool {pool.name} is {_told(pool.vlan)}"
     everywhere = "0.0.0.0/0" if pool.network.version == 4 else "::/0"
+    return _gateway(candidate, pool, everywhere, pool.gateway) or _second_alike(candidate, pool, around)
+
+
+def _second_alike(candidate: Candidate, pool: Pool, around: Around) -> str:
+    second, pair = second_of(candidate, around), pool.pair
+    if second is None or pair is None:
+        return ""
+    if second[1] != pair.network.prefixlen:
+        return f"the prefix of {second[0]} is /{second[1]}, that of pool {pool.name} is {pair.network}"
+    return _gateway(candidate, pool, "::/0", pair.gateway)
+
+
+def _gateway(candidate: Candidate, pool: Pool, everywhere: str, wanted: Address | None) -> str:
     gateways = {route.via for route in candidate.routes if route.to == everywhere}
-    if pool.gateway is not None and gateways and str(pool.gateway) not in gateways:
-        found = ", ".join(sorted(via or candidate.interface for via in gateways))
-        return f"its gateway is {found}, that of pool {pool.name} is {pool.gateway}"
-    return ""
+    if wanted is None or not gateways or str(wanted) in gateways:
+        return ""
+    found = ", ".join(sorted(via or candidate.interface for via in gateways))
+    return f"its gateway is {found}, that of pool {pool.name} is {wanted}"
+
+
+def _heard(candidate: Candidate, around: Around) -> str:
+    second = second_of(candidate, around)
+    own = {candidate.address, *(second or ())}
+    others = sorted(one for one in around.beside[candidate.place] if one not in own)
+    if not others:
+        return ""
+    return (
+        f"{candidate.interface} has {', '.join(others)} as well, which the guards of its port would silence; "
+        "remove it inside the container"
+    )
 
 
 def _free(candidate: Candidate, around: Around) -> str:
@@ -232,7 +282,7 @@ def _sends(spec: Spec, address: str) -> bool:
     return getattr(spec, "address", None) == address
 
 
-_RULES = (_host, _alone, _listed, _asks, _in_the_pool, _wired_alike, _free, _unseated)
+_RULES = (_host, _alone, _listed, _asks, _in_the_pool, _wired_alike, _heard, _free, _unseated)
 
 
 def _address(candidate: Candidate) -> Address | None:

@@ -8,7 +8,8 @@
     missing,     the sink's state comes into doubt, so that the instance's own worker shows it again
     different
     surplus      a record that has it undone; a port with an address that nobody has is adopted, as at a
-                 start, because something may live behind it
+                 start, because something lives behind it; one behind which nothing lives is left to the
+                 `collector`, which waits until it has been seen dead twice
     foreign      none: it is reported and left alone
 
 Nothing is repaired that is paused; it is found again by the next look.  A daemon that only observes, or does
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -31,6 +32,7 @@ from mooring.controller.breath import Breath
 from mooring.controller.doubts import Doubts
 from mooring.controller.drift import Deviation, Finding, Kind, deviations, expected_of, key_of
 from mooring.controller.leftover import UNKNOWN_APP, leftover
+from mooring.controller.weigh import known_to
 from mooring.core.clock import Clock
 from mooring.core.errors import Fatal, MooringError, Refused, Retryable
 from mooring.core.model import AppId, BindingId, SinkName
@@ -47,6 +49,7 @@ _MOST_LINES = 20  # in the log, of one look, sink and kind: an emptied balancer 
 _STAYS = "left alone"
 _WOULD = "would be repaired"
 _REPAIRED = "is being repaired"
+_COLLECTED = "is collected if it is found dead again later"
 
 
 class Look(msgspec.Struct, frozen=True):
@@ -124,31 +127,45 @@ class Verifier:
         if reason := self._hindrance():
             raise Refused(f"nothing to compare with: {reason}")
         async with self._turn:
-            at, began = self._clock.now(), self._clock.monotonic()
-            sights = await self._see_twice()
-            findings = []
-            for deviation in (each for sight in sights.values() for each in sight.deviations):
-                remedy = await self._treat(deviation, repair)
-                findings.append(structs.replace(deviation.finding, remedy=remedy))
-                await self._breath.draw()
-            unread = dict(sorted(pair for sight in sights.values() for pair in sight.unread.items()))
-            read = tuple(sorted(name for name, sight in sights.items() if sight.read))
-            took_s = self._clock.monotonic() - began
-            found = Look(at, took_s, tuple(sorted(findings, key=_by_place)), unread, read)
+            found = await self._look(self._sinks, repair)
         if repair:
             self._tell(found)
         self._looked(found)
         return found
 
+    async def look_at(self, part: Sink) -> Look:
+        """Look at a part of one sink alone, such as one host of all, and have repaired what differs there.
+
+        Raises `Refused` while the records do not say what should be there.
+        """
+        if reason := self._hindrance():
+            raise Refused(f"nothing to compare with: {reason}")
+        found = await self._look({part.name: part}, repair=True)
+        self._tell(found, whole=False)
+        return found
+
+    async def _look(self, sinks: Mapping[SinkName, Sink], repair: bool) -> Look:
+        at, began = self._clock.now(), self._clock.monotonic()
+        sights = await self._see_twice(sinks)
+        findings = []
+        for deviation in (each for sight in sights.values() for each in sight.deviations):
+            remedy = await self._treat(deviation, repair)
+            findings.append(structs.replace(deviation.finding, remedy=remedy))
+            await self._breath.draw()
+        unread = dict(sorted(pair for sight in sights.values() for pair in sight.unread.items()))
+        read = tuple(sorted(name for name, sight in sights.items() if sight.read))
+        took_s = self._clock.monotonic() - began
+        return Look(at, took_s, tuple(sorted(findings, key=_by_place)), unread, read)
+
     # -- looking
 
-    async def _see_twice(self) -> dict[SinkName, _Sight]:
-        sights = await self._see(self._sinks)
+    async def _see_twice(self, sinks: Mapping[SinkName, Sink]) -> dict[SinkName, _Sight]:
+        sights = await self._see(sinks.values())
         suspicious = [name for name, sight in sights.items() if any(map(_repairable, sight.deviations))]
         if not suspicious:
             return sights
         await self._clock.sleep(SECOND_LOOK_S)
-        for name, again in (await self._see(suspicious)).items():
+        for name, again in (await self._see(sinks[name] for name in suspicious)).items():
             before = {key_of(deviation) for deviation in sights[name].deviations}
             again.deviations = [
                 deviation
@@ -158,14 +175,16 @@ class Verifier:
             sights[name] = again
         return sights
 
-    async def _see(self, names: Iterable[SinkName]) -> dict[SinkName, _Sight]:
-        chosen = list(names)
-        return dict(zip(chosen, await asyncio.gather(*map(self._see_one, chosen)), strict=True))
+    async def _see(self, sinks: Iterable[Sink]) -> dict[SinkName, _Sight]:
+        chosen = list(sinks)
+        sights = await asyncio.gather(*map(self._see_one, chosen))
+        return {sink.name: sight for sink, sight in zip(chosen, sights, strict=True)}
 
-    async def _see_one(self, name: SinkName) -> _Sight:
+    async def _see_one(self, sink: Sink) -> _Sight:
+        name = sink.name
         expected = await expected_of(name, self._records.all(), self._breath)
         try:
-            seen = await self._sinks[name].observe()
+            seen = await sink.observe()
         except Fatal:
             raise
         except Unreadable as error:
@@ -203,6 +222,8 @@ class Verifier:
         app = _app_of(deviation)
         if self._waits(app):
             return "waits: paused"
+        if deviation.dead:
+            return _COLLECTED
         if not repair:
             return _WOULD
         sink, kind = SinkName(deviation.finding.sink), deviation.finding.kind
@@ -225,6 +246,8 @@ class Verifier:
             await adopt(self._records, Survey(marks={spec.host: [mark]}), self._clock)
             return
         async with self._records.changing():
+            if isinstance(spec, PortSpec) and known_to(self._records, spec) is not None:
+                return  # another look was faster
             name = spec.instance if isinstance(spec, PortSpec) else key
             record = leftover(self._records.spare_id(name), app, sink, spec)
             await self._records.commit([PutBinding(record), *self._quarantine(spec)])
@@ -237,18 +260,26 @@ class Verifier:
     def _quarantine(self, spec: Spec) -> list[Write]:
         """A name leads to an address that nobody has: before anybody gets it, the name must have gone."""
         book = self._records.book
-        if not isinstance(spec, NameSpec | SharedNameSpec) or book.by_address(spec.address) is not None:
+        if not isinstance(spec, NameSpec | SharedNameSpec):
+            return []
+        address = book.pools.leased(spec.address)
+        if book.by_address(address) is not None:
             return []
         try:
-            return list(book.plan_quarantine(spec.address, self._clock.now(), "a name of ours led there"))
+            return list(book.plan_quarantine(address, self._clock.now(), "a name of ours led there"))
         except Refused:
             return []  # no pool of ours holds it
 
     # -- telling
 
-    def _tell(self, found: Look) -> None:
-        """Log what was not there at the look before, of each sink and kind only so much."""
-        known, self._known = self._known, {*found.unread, *map(_by_place, found.findings)}
+    def _tell(self, found: Look, *, whole: bool = True) -> None:
+        """Log what was not there at the look before, of each sink and kind only so much.
+
+        A look at a part only adds to what the log has been told of.
+        """
+        known = self._known
+        told: set[object] = {*found.unread, *map(_by_place, found.findings)}
+        self._known = told if whole else known | told
         logged: Counter[tuple[str, str]] = Counter()
         for finding in found.findings:
             if _by_place(finding) not in known:

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from mooring.core.bandwidth import parse_bandwidth
 from mooring.core.errors import LabelRefused
 from mooring.core.model import App, AppId, PoolName
 from mooring.core.specs import ServiceSpec
@@ -42,7 +43,7 @@ _SIGNALS = frozenset({"HUP", "USR1", "USR2", "INT", "TERM", "WINCH"})
 _BALANCE = frozenset({"roundrobin", "leastconn", "first", "random"})
 _KNOWN = frozenset({
     "MOORING_POOL", "MOORING_PORTS", "MOORING_IP_POLICY", "MOORING_IPS",
-    "MOORING_DNS_NAME", "MOORING_DNS_TTL",
+    "MOORING_DNS_NAME", "MOORING_DNS_TTL", "MOORING_BANDWIDTH",
 })  # fmt: skip
 _DEFAULT_TEMPLATE = "{% for m in members %}{{ m.app }} {{ m.address }}:{{ m.port }}\n{% endfor %}"
 
@@ -102,6 +103,8 @@ class Claim:
     tcp_ports: tuple[int, ...] = ()  # the known ones that accept connections, each once
     policy: IpPolicy = IpPolicy.SLOT
     pinned: tuple[str, ...] = ()
+    rate_out: int | None = None  # bit/s from each instance; None: not limited
+    rate_in: int | None = None  # bit/s to it
     services: tuple[ServiceSpec, ...] = ()
     notices: tuple[NoticeClaim, ...] = ()
     dns_name: str | None = None  # relative to the zone; None: derived from the app id
@@ -122,6 +125,7 @@ class _Reader:
         self._check_known()
         policy = self._policy()
         ports = self._ports()
+        rate_out, rate_in = self._rates()
         return Claim(
             app=self.app.id,
             pool=self._pool(),
@@ -129,6 +133,8 @@ class _Reader:
             tcp_ports=self._tcp_ports(ports),
             policy=policy,
             pinned=self._pinned(policy),
+            rate_out=rate_out,
+            rate_in=rate_in,
             services=self._services(max(len(ports), len(self.app.ports))),
             notices=self._notices(),
             dns_name=self._dns_name(),
@@ -217,6 +223,17 @@ class _Reader:
         if reason := self.rules.pools[pool].refusal(address):
             raise self.refuse("MOORING_IPS", f"{address} {reason} (pool {pool})")
         return str(address)
+
+    def _rates(self) -> tuple[int, int] | tuple[None, None]:
+        text = self.app.labels.get("MOORING_BANDWIDTH")
+        if text is None:
+            return None, None
+        if "MOORING_POOL" not in self.app.labels:
+            raise self.refuse("MOORING_BANDWIDTH", "needs MOORING_POOL: only a port of ours can be limited")
+        try:
+            return parse_bandwidth(text)
+        except ValueError as error:
+            raise self.refuse("MOORING_BANDWIDTH", f"{_shown(text)} {error}") from None
 
     def _dns_name(self) -> str | None:
         name = self.app.labels.get("MOORING_DNS_NAME")

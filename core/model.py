@@ -146,6 +146,8 @@ class PoolSpec(msgspec.Struct, frozen=True):
     reservations: dict[str, str] = {}  # address: reason
     groups: tuple[str, ...] = ()  # app id prefixes that may use it; empty: all
     supernet: str | None = None  # the one it was generated from
+    ipv6: str | None = None  # the IPv6 network, in CIDR form, that one of IPv4 is paired with
+    gateway6: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,6 +83,8 @@ class PoolRow:
     groups: tuple[str, ...] = ()  # app id prefixes that may use it; empty: all
     configured: bool = True  # it stands in the configuration; else it was made at run time
     supernet: str | None = None  # the one it was generated from
+    ipv6: str | None = None  # the network that it is paired with
+    gateway6: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,7 @@ class Overview:
     stream: str  # state of the event stream, in words
     snapshot_age_s: float | None  # None: no snapshot has been merged yet
     held: int = 0  # instances and apps that the brake holds
+    maintained: Mapping[str, str] = field(default_factory=dict)  # hosts that are left alone -> why
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +123,7 @@ class Vitals:
     held: int = 0  # instances that the brake keeps
     unready: Mapping[str, bool] = field(default_factory=dict)  # part of the daemon -> it is in the way
     rebuild_needed: bool = False  # an operator is waited for
-    hosts: Mapping[str, int] = field(default_factory=dict)  # "answering", "silent", "fenced" -> count
+    hosts: Mapping[str, int] = field(default_factory=dict)  # "answering", "silent", "fenced", "maintenance"
 
 
 @dataclass(frozen=True, slots=True)

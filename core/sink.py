@@ -61,6 +61,7 @@ class Conflict(NotPossible):
 
     address: str = ""
     answered_by: tuple[str, ...] = ()  # MACs, in order
+    answered_on: tuple[str, ...] = ()  # which of a pair's two addresses, where the host tells
 
 
 Outcome = Done | RetryAfter | NotPossible  # a `Conflict` is a `NotPossible`
@@ -79,6 +80,7 @@ class Observation:
     faults: Mapping[str, str] = field(default_factory=dict)  # key in `shown`: what is wrong with it besides
     places: frozenset[str] = frozenset()  # hosts or zones that were read, where a sink has several
     unseen: Mapping[str, str] = field(default_factory=dict)  # those that could not be read, and why
+    dead: frozenset[str] = frozenset()  # keys in `shown` behind which nothing lives any more
 
 
 class Unreadable(Refused):

@@ -32,6 +32,12 @@ class PortSpec(msgspec.Struct, frozen=True, tag="port"):
     vlan: int | None = None
     mtu: int | None = None
     lease_generation: int = 0
+    barred: tuple[str, ...] = ()  # networks in CIDR form that it may not reach
+    address6: str | None = None  # the partner of `address`, where the pool is paired
+    prefix6: int | None = None
+    gateway6: str | None = None
+    rate_out: int | None = None  # bit/s from the container; None: not limited
+    rate_in: int | None = None  # bit/s to it
 
 
 class ProbeSpec(msgspec.Struct, frozen=True, tag="probe"):
@@ -44,19 +50,24 @@ class ProbeSpec(msgspec.Struct, frozen=True, tag="probe"):
 
 
 class NameSpec(msgspec.Struct, frozen=True, tag="name"):
-    """The name of one seat: A and PTR, owned by it alone. Names are absolute, without the last dot."""
+    """The name of one seat: A and PTR, owned by it alone. Names are absolute, without the last dot.
+
+    Where the seat has an IPv6 address as well, AAAA and its PTR.
+    """
 
     name: str
     address: str
     ttl: int
+    address6: str | None = None
 
 
 class SharedNameSpec(msgspec.Struct, frozen=True, tag="shared-name"):
-    """One address in a name that several instances share (an app's name)."""
+    """One instance in a name that several share (an app's name), by its one or two addresses."""
 
     name: str
     address: str
     ttl: int
+    address6: str | None = None
 
 
 class ItemSpec(msgspec.Struct, frozen=True, tag="item"):
@@ -71,6 +82,7 @@ class ItemSpec(msgspec.Struct, frozen=True, tag="item"):
     address: str | None = None
     slot: int | None = None
     pool: str | None = None
+    address6: str | None = None
 
 
 class ServiceSpec(msgspec.Struct, frozen=True):

@@ -18,7 +18,7 @@ of them.  The meter is built into the tree before it is compiled, and into the f
 
 What a template sees: `members` (all members of the named apps, by app and slot), `apps` (the same,
 grouped: `apps['/shop/db']`), and `self_` for the instance the file is written into.  A member has
-`app`, `slot`, `address`, `port` (the first), `ports`, `name`, `host`.
+`app`, `slot`, `address`, `port` (the first), `ports`, `name`, `host`, `address6`.
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ class Member:
     ports: tuple[int, ...]
     name: str | None
     host: str
+    address6: str | None = None  # where its pool is paired with an IPv6 network
 
 
 _FIELD = f"(?:{'|'.join(field.name for field in fields(Member))})(?:\\.[0-9]{{1,3}})?"

@@ -1,8 +1,9 @@
 """The two sinks that put names into DNS.
 
 `SeatNames` gives each seat a name of its own: an address record, and a PTR at the address where a reverse
-zone of ours holds it.  `SharedNames` lets many bindings contribute one address each to an app's name, adding
-and removing single values.  Both touch only names that carry our mark (see `ownership`).
+zone of ours holds it; twice where the seat has an address of either family.  `SharedNames` lets many bindings
+contribute their addresses to an app's name, adding and removing single values.  Both touch only names that
+carry our mark (see `ownership`).
 
 A value leaves only when no other binding shows it: two instances may share their host's address, and the
 next instance of a seat may arrive before the last one's departure is worked off.  Hence a sink remembers
@@ -15,6 +16,8 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Generic, TypeVar
+
+from msgspec import structs
 
 from mooring.core.errors import Refused
 from mooring.core.model import BindingId, Epoch, SinkName
@@ -70,6 +73,10 @@ class _Names(ABC, Generic[_S]):
     def _entries(self, found: Shown) -> Iterator[tuple[str, _S]]:
         """What was found, by the natural keys of `observe`."""
 
+    def _joined(self, one: Spec, two: _S) -> Spec:
+        """What two record sets under one key tell together; the first of them if they do not go together."""
+        return one
+
     def lane(self, change: Change) -> str:
         """The zone of the name."""
         names = [spec.name for spec in self._specs(change)]
@@ -112,8 +119,10 @@ class _Names(ABC, Generic[_S]):
                     foreign += [found.line] if self.alone else []
                     continue
                 for key, spec in self._entries(found):
-                    if shown.setdefault(key, spec) != spec:
+                    both = self._joined(shown[key], spec) if key in shown else spec
+                    if both == shown.setdefault(key, spec) != spec:
                         faults[key] = f"it shows {' and '.join(sorted(found.rrset.values))}"
+                    shown[key] = both
         return Observation(shown, tuple(sorted(foreign)), faults, frozenset(zones))
 
     async def _read(self, zone: str) -> AsyncIterator[Shown | Stranger]:
@@ -176,7 +185,8 @@ class _Names(ABC, Generic[_S]):
             return f"sink {self.name} cannot show a {type(change.wanted).__name__}"
         try:
             check_name(change.wanted.name)
-            canonical_address(change.wanted.address)
+            for address in _addresses(change.wanted):
+                canonical_address(address)
         except Refused as error:
             return str(error)
         if zone_of(change.wanted.name, self._zones) is None:
@@ -199,14 +209,17 @@ class _Names(ABC, Generic[_S]):
         sites += [replace(self._site(name), drop=frozenset({pair})) for name, pair in left]
         if not self.alone:  # others write there too
             return sites
-        shown = {
-            name: self._shown_as(pair, spec.ttl) for spec in was for name, pair in self._values_or_none(spec)
-        }
+        shown: dict[str, Facts] = {}
+        for spec in was:
+            shown |= self._shown_as(spec)
         return [replace(site, presumed=shown.get(site.name, Facts())) for site in sites]
 
-    def _shown_as(self, pair: Pair, ttl: int) -> Facts:
-        type_, value = pair
-        return Facts(frozenset({str(self._mark)}), {type_: RRset(frozenset({value}), ttl)})
+    def _shown_as(self, spec: _S) -> dict[str, Facts]:
+        """The facts at each name of a spec that stands."""
+        sets: dict[str, dict[str, RRset]] = {}
+        for name, (type_, value) in self._values_or_none(spec):
+            sets.setdefault(name, {})[type_] = RRset(frozenset({value}), spec.ttl)
+        return {name: Facts(frozenset({str(self._mark)}), by_type) for name, by_type in sets.items()}
 
     def _values_or_none(self, spec: _S) -> list[_Value]:
         """The values of a spec; none of one that could never have been shown."""
@@ -234,10 +247,11 @@ class SeatNames(_Names[NameSpec]):
     def _values(self, spec: NameSpec) -> Iterator[_Value]:
         if zone_of(spec.name, self._zones) is None:
             return
-        yield spec.name, (address_type(spec.address), canonical_address(spec.address))
-        pointer = reverse_name(spec.address)
-        if zone_of(pointer, self._reverse_zones) is not None:
-            yield pointer, ("PTR", spec.name)
+        for address in _addresses(spec):
+            yield spec.name, (address_type(address), canonical_address(address))
+        for pointer in map(reverse_name, _addresses(spec)):
+            if zone_of(pointer, self._reverse_zones) is not None:
+                yield pointer, ("PTR", spec.name)
 
     def _entries(self, found: Shown) -> Iterator[tuple[str, NameSpec]]:
         for value in sorted(found.rrset.values):
@@ -245,6 +259,16 @@ class SeatNames(_Names[NameSpec]):
                 yield found.name, NameSpec(found.name, value, found.rrset.ttl)
             elif (address := address_of_pointer(found.name)) is not None:
                 yield found.name, NameSpec(value, canonical_address(address), found.rrset.ttl)
+
+    def _joined(self, one: Spec, two: NameSpec) -> Spec:
+        """A and AAAA of one name are one spec; which of them is read first is not known."""
+        if not isinstance(one, NameSpec) or one.address6 is not None or one.ttl != two.ttl:
+            return one
+        types = (address_type(one.address), address_type(two.address))
+        if one.name != two.name or types not in (_ADDRESSES, _ADDRESSES[::-1]):
+            return one
+        four, six = (one, two) if types == _ADDRESSES else (two, one)
+        return structs.replace(four, address6=six.address)
 
 
 class SharedNames(_Names[SharedNameSpec]):
@@ -257,7 +281,8 @@ class SharedNames(_Names[SharedNameSpec]):
 
     def _values(self, spec: SharedNameSpec) -> Iterator[_Value]:
         if zone_of(spec.name, self._zones) is not None:
-            yield spec.name, (address_type(spec.address), canonical_address(spec.address))
+            for address in _addresses(spec):
+                yield spec.name, (address_type(address), canonical_address(address))
 
     def _entries(self, found: Shown) -> Iterator[tuple[str, SharedNameSpec]]:
         for address in sorted(found.rrset.values):
@@ -268,6 +293,10 @@ class SharedNames(_Names[SharedNameSpec]):
 def shared_key(spec: SharedNameSpec) -> str:
     """The natural key of one address in a shared name; see `SharedNames`."""
     return f"{spec.name}/{spec.address}"
+
+
+def _addresses(spec: NameSpec | SharedNameSpec) -> tuple[str, ...]:
+    return (spec.address,) if spec.address6 is None else (spec.address, spec.address6)
 
 
 def _serial(soa: RRset) -> str:

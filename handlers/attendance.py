@@ -5,7 +5,7 @@ Told by `Hosts` of every play; nothing here asks anybody, so that status and met
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,10 +35,12 @@ class Attendance:
         self._clock = clock
         self.silences: dict[str, Silence] = {}
         self.censuses: dict[str, Census] = {}
+        self.returned: Callable[[str], None] = lambda host: None  # told of each silence that ends
 
     def answered(self, host: str, answers: Sequence[Mapping[str, Any]]) -> None:
         """A play came back."""
-        self.silences.pop(host, None)
+        if self.silences.pop(host, None) is not None:
+            self.returned(host)
         for answer in answers:
             if "bridge_epoch" in answer:
                 ports = answer.get("ports", ())

@@ -150,6 +150,8 @@ def _seat(port: PortSpec) -> tuple[str, str, str]:
 def _who(conflict: Conflict, others: Collection[PortSpec], silent: Collection[str]) -> str:
     """Who answered, for the note on the lease and for the history."""
     who = f"answered by {', '.join(conflict.answered_by)}"
+    if conflict.answered_on not in ((), (conflict.address,)):
+        who += f" on {', '.join(conflict.answered_on)}"
     if others:
         who += "; ours: " + ", ".join(sorted(f"{port.instance} on {port.host}" for port in others))
     elif silent:

@@ -50,7 +50,7 @@ _IN_AFTER: Mapping[SinkName, Sequence[SinkName]] = {
     FILES: (NETWORK,),
     HAPROXY: (NETWORK,),
     NGINX: (NETWORK,),
-    APP_NAMES: BALANCERS,
+    APP_NAMES: (NETWORK, *BALANCERS),
 }
 _OUT_AFTER: Mapping[SinkName, Sequence[SinkName]] = {
     HAPROXY: (APP_NAMES,),

@@ -8,7 +8,8 @@ on the same addresses.  The leaving one gives its seat back only when its port i
 takes a moment; so when an app already has as many seats as it may have instances
 (`floor(instances * (1 + maximumOverCapacity))`), the newcomer waits for one: for as long as a host is at
 work on removing the port of a leaving one, and otherwise `seat_wait_s`.  A host that cannot answer does not
-keep a service down, because the failed attempt makes its lease `stranded`, which no longer counts.
+keep a service down, because the failed attempt makes its lease `stranded`, which no longer counts; nor does
+one in maintenance, where what leaves is not counted either.
 
 Where the pool has no address left, the instance stands in line for one (`ipam.lines`) and asks again every
 now and then; the janitor wakes the first in line when an address has become free.
@@ -21,12 +22,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from mooring.core.clock import Clock
-from mooring.core.errors import Retryable
+from mooring.core.errors import Refused, Retryable
 from mooring.core.labels import Claim
-from mooring.core.model import App, AppId, Binding, BindingId, Instance, LeaseState, PoolName
+from mooring.core.model import App, AppId, Binding, BindingId, Instance, Lease, LeaseState, PoolName
 from mooring.core.specs import PortSpec, Spec
 from mooring.core.store import PutBinding
 from mooring.handlers.records import Records
+from mooring.handlers.restart import waits_for_maintenance
 from mooring.handlers.wants import NETWORK
 from mooring.ipam.book import Planned, Request
 from mooring.ipam.errors import PoolExhausted
@@ -101,6 +103,17 @@ class Seats:
         self.forget(binding.id)
         return seated
 
+    def likely(self, instance: Instance, claim: Claim) -> str | None:
+        """The address that the instance would get if it asked for a seat now; None if that cannot be told."""
+        if claim.pool is None or instance.host is None or self.closed is not None:
+            return None
+        key = BindingId(instance.id)
+        request = Request(instance.app, claim.pool, key, instance.host, claim.pinned)
+        try:
+            return self._records.book.plan_bind(request, self._clock.now()).lease.address
+        except (Retryable, Refused):
+            return None
+
     def waiting(self, app: AppId) -> list[BindingId]:
         """Who waits for a seat of this app; to be woken when one is given back."""
         keys = [key for key, (waiting_for, _) in self._waiting.items() if waiting_for == app]
@@ -144,13 +157,13 @@ class Seats:
 
     def _wait_for_a_seat(self, binding: Binding, app: App) -> None:
         book = self._records.book
-        taken = [lease for lease in book.holders(binding.app) if lease.state is LeaseState.BOUND]
+        taken = [lease for lease in book.holders(binding.app) if self._may_come_free(lease)]
         allowed = math.floor(app.instances * (1 + app.over_capacity))
         if book.has_idle_seat(binding.app) or len(taken) < max(allowed, 1):
             self._waiting.pop(binding.id, None)
             return
         now = self._clock.monotonic()
-        holders = (self._records.get(lease.binding) for lease in taken if lease.binding)
+        holders = (self._holder(lease) for lease in taken)
         if any(holder and _gives_up_its_port(holder) for holder in holders):
             self._waiting[binding.id] = (binding.app, now)  # its host is at work and will answer or fail
         since = self._waiting.setdefault(binding.id, (binding.app, now))[1]
@@ -158,6 +171,16 @@ class Seats:
         if left > 0:
             reason = f"all {allowed} seats of {binding.app} are taken; waits for one"
             raise Retryable(reason, left)
+
+    def _may_come_free(self, lease: Lease) -> bool:
+        """Whether it is in a hand that may give it back: not where a host is silent or left alone."""
+        if lease.state is not LeaseState.BOUND:
+            return False
+        holder = self._holder(lease)
+        return holder is None or not (holder.departing and waits_for_maintenance(self._records, holder))
+
+    def _holder(self, lease: Lease) -> Binding | None:
+        return self._records.get(lease.binding) if lease.binding else None
 
 
 def _gives_up_its_port(holder: Binding) -> bool:

@@ -16,6 +16,7 @@ first and lifts the fence when the host has confirmed it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Mapping
 
 import msgspec
@@ -131,11 +132,13 @@ class Fences:
 
     async def sweep(self) -> None:
         """Look at every fenced host; those that answer lose what is not theirs."""
-        for host in sorted(self._hosts.fenced):
-            try:
-                await self.clear(HostName(host))
-            except (Retryable, Refused) as error:
-                log.debug("a fenced host is silent", host=host, reason=str(error))
+        await asyncio.gather(*(self._sweep(HostName(host)) for host in sorted(self._hosts.fenced)))
+
+    async def _sweep(self, host: HostName) -> None:
+        try:
+            await self.clear(host)
+        except (Retryable, Refused) as error:
+            log.debug("a fenced host is silent", host=host, reason=str(error))
 
     async def clear(self, host: HostName) -> list[Mark]:
         """Detach every port whose address is not in the hand of its instance there; those that remain."""

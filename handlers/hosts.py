@@ -18,7 +18,9 @@ given up may lie frozen on its host and wake after a later one has confirmed tha
 written a file anew; the host knows it by its lower number and turns it away.
 
 An attach has the address probed on the wire first, unless it is known to stand on that host for that instance
-already: at first bind and at a change of host, not when a container starts anew.
+already (a container that starts anew), or has been probed there a moment ago (see `ahead`).
+
+To a host in maintenance (see `maintenance`) nothing is sent that would change it; it can be observed.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from msgspec import structs
@@ -46,7 +48,9 @@ from mooring.core.sink import (
     Unreadable,
 )
 from mooring.core.specs import FilesSpec, PortSpec, ProbeSpec, Spec
+from mooring.handlers.ahead import Addresses, Ahead
 from mooring.handlers.attendance import Attendance
+from mooring.handlers.guards import GuardDrops, remarks
 from mooring.handlers.wants import FILES, NETWORK, PROBE
 
 Operation = Mapping[str, Any]
@@ -54,12 +58,27 @@ Answer = Mapping[str, Any]
 _INSIDE = frozenset({"write", "probe"})
 _WIRING = frozenset({"attach", "adopt", "detach"})
 _NUMBERED = _WIRING | {"write"}
+_CHANGING = _WIRING | _INSIDE | {"detect"}
+_MAINTAINED_AGAIN_S = 30.0  # what waits for the end of maintenance is woken by it
+
+
+class InMaintenance(Retryable):
+    """People are at work on the host: nothing was sent, and nothing will be until they are done."""
+
+    def __init__(self, host: str, reason: str) -> None:
+        super().__init__(
+            f"host {host} is in maintenance ({reason}); waits for `mooring hosts resume {host}`",
+            _MAINTAINED_AGAIN_S,
+        )
 
 
 class Runner(Protocol):
     """Carries operations to one host; raises `Retryable` when the host or the play failed."""
 
     async def run(self, host: str, operations: Sequence[Operation], epoch: int) -> Sequence[Answer]: ...
+
+    async def prepare(self, host: str) -> None:
+        """Have ready what can be, since there will soon be something to do on the host."""
 
 
 class Hosts:
@@ -68,7 +87,11 @@ class Hosts:
     def __init__(self, runner: Runner, clock: Clock, epoch: Epoch) -> None:
         self.epoch = epoch
         self.fenced: dict[str, str] = {}  # hosts that an operator declared dead: why (see `fences`)
+        self.maintained: dict[str, str] = {}  # hosts that people are at work on: why (see `maintenance`)
+        self.observed: Callable[[str, Answer], None] = lambda host, answer: None  # told of every observation
         self.attendance = Attendance(clock)
+        self.ahead = Ahead(runner.prepare, self._is_silent, clock)
+        self.drops = GuardDrops()
         self._told: dict[str, Epoch] = {}
         self._sequence = itertools.count(1)
         self._runner = runner
@@ -85,6 +108,7 @@ class Hosts:
         With `fence` the host refuses older epochs than ours before it answers.
         """
         (answer,) = await self.do(host, [{"op": "observe", "id": host, "fence": fence}])
+        self.drops.take(host, answer)
         return answer
 
     async def survey(self, host: str) -> Answer:
@@ -94,11 +118,20 @@ class Hosts:
 
     async def close(self) -> None:
         """Let the plays in the air land."""
+        await self.ahead.close()
         await asyncio.gather(self._wiring.close(), self._inside.close())
 
     async def _submit(self, host: str, operation: Operation) -> Answer:
+        if host in self.maintained and operation["op"] in _CHANGING:
+            raise InMaintenance(host, self.maintained[host])
         lanes = self._inside if operation["op"] in _INSIDE else self._wiring
         return await lanes.submit(host, operation)
+
+    async def _is_silent(self, host: str, addresses: Addresses, vlan: int | None) -> bool:
+        """Whether nobody answers on any of the addresses as the host hears it."""
+        questions = [{"op": "detect", "id": one, "address": one, "vlan": vlan} for one in addresses]
+        answers = await self.do(host, questions)
+        return all(one.get("status") == "done" and not one.get("answered_by") for one in answers)
 
     def has_told(self, host: str) -> bool:
         """Whether the host may know our present epoch from us: something that raises its fence was sent."""
@@ -119,6 +152,9 @@ class Hosts:
             raise
         self.attendance.answered(host, answers)
         _check_not_stale(host, answers)
+        for operation, answer in zip(numbered, answers, strict=False):
+            if operation["op"] == "observe" and answer.get("status") == "done":
+                self.observed(host, answer)
         return answers
 
 
@@ -166,7 +202,10 @@ class _HostSink:
         ]
         if silent:
             raise Retryable("; ".join(silent))
-        return f"{len(self._inventory)} hosts answer: {', '.join(self._inventory)}"
+        told = [f"{len(self._inventory)} hosts answer: {', '.join(self._inventory)}"]
+        if self.name == NETWORK:
+            told += remarks(self._inventory, answers)
+        return "; ".join(told)
 
     async def _apply(self, change: Change) -> Outcome:
         operations = self._operations(change)
@@ -207,11 +246,14 @@ class NetworkSink(_HostSink):
 
         A mark does not tell gateway, routes and MTU, so they are left out (see `as_marked`).
         """
-        answers = await asyncio.gather(*map(self._hosts.marks, self._inventory), return_exceptions=True)
+        maintained = {host: self._hosts.maintained.get(host) for host in self._inventory}
+        asked = [host for host in self._inventory if maintained[host] is None]
+        answers = await asyncio.gather(*map(self._hosts.marks, asked), return_exceptions=True)
         shown: dict[str, Spec] = {}
         faults: dict[str, str] = {}
-        unseen: dict[str, str] = {}
-        for host, answer in zip(self._inventory, answers, strict=True):
+        dead: set[str] = set()
+        unseen = {host: f"in maintenance: {why}" for host, why in maintained.items() if why is not None}
+        for host, answer in zip(asked, answers, strict=True):
             if isinstance(answer, BaseException):
                 if isinstance(answer, Fatal) or not isinstance(answer, MooringError):
                     raise answer
@@ -219,8 +261,9 @@ class NetworkSink(_HostSink):
             elif answer.get("status") != "done":
                 unseen[host] = str(answer.get("reason"))
             else:
-                _take_ports(host, answer, shown, faults)
-        return Observation(shown, (), faults, frozenset(self._inventory) - unseen.keys(), unseen)
+                dead |= _take_ports(host, answer, shown, faults)
+        places = frozenset(self._inventory) - unseen.keys()
+        return Observation(shown, (), faults, places, unseen, frozenset(dead))
 
     async def _apply(self, change: Change) -> Outcome:
         host = self.lane(change)
@@ -240,12 +283,20 @@ class NetworkSink(_HostSink):
     def _operations(self, change: Change) -> list[Operation]:
         if isinstance(change.wanted, PortSpec):
             operation = _attach(change.binding, change.wanted, self._interface)
-            return [{**operation, "detect": not _stands(change.wanted, change.certain)}]
+            wanted = change.wanted
+            known = self._hosts.ahead.was_silent(wanted.host, _addresses(wanted))
+            self._hosts.ahead.forget(wanted.address)
+            return [{**operation, "detect": not (known or _stands(wanted, change.certain))}]
         ports = [spec for spec in change.was if isinstance(spec, PortSpec)]
         # A port is found by instance and address, its container may be long gone.  The task is named as well:
         # the instance may live on this very host again, in another seat, and that port must stay.
         unique = {(spec.instance, spec.address, spec.task): spec for spec in ports}
         return [detach_of(spec, change.binding) for spec in unique.values()]
+
+    def expect(self, task: str, host: str, addresses: Addresses, vlan: int | None) -> None:
+        """A container of that task is about to start on the host, and will have these addresses."""
+        if host in self._inventory and host not in self._hosts.fenced | self._hosts.maintained:
+            self._hosts.ahead.expect(task, host, addresses, vlan)
 
 
 class ProbeSink(_HostSink):
@@ -309,9 +360,18 @@ def port_marks(host: str, answer: Answer) -> list[PortSpec]:
             prefix=int(port["prefix"]),
             vlan=port.get("vlan") or None,
             lease_generation=int(port["generation"]),
+            barred=tuple(map(str, port.get("barred", ()))),
+            address6=port.get("address6") or None,
+            prefix6=port.get("prefix6") or None,
+            rate_out=port.get("rate_out"),
+            rate_in=port.get("rate_in"),
         )
         for port in answer.get("ports", [])
     ]
+
+
+def _addresses(spec: PortSpec) -> Addresses:
+    return (spec.address,) if spec.address6 is None else (spec.address, spec.address6)
 
 
 def port_key(spec: PortSpec) -> str:
@@ -321,11 +381,14 @@ def port_key(spec: PortSpec) -> str:
 
 def as_marked(spec: PortSpec) -> PortSpec:
     """The part of a spec that a port's mark tells."""
-    return structs.replace(spec, gateway=None, routes=(), mtu=None, vlan=spec.vlan or None)
+    return structs.replace(spec, gateway=None, gateway6=None, routes=(), mtu=None, vlan=spec.vlan or None)
 
 
-def _take_ports(host: str, answer: Answer, shown: dict[str, Spec], faults: dict[str, str]) -> None:
-    for port, spec in zip(answer.get("ports", []), port_marks(host, answer), strict=True):
+def _take_ports(host: str, answer: Answer, shown: dict[str, Spec], faults: dict[str, str]) -> set[str]:
+    """Enter them, of two with one address one that lives; returns the keys behind which nothing lives."""
+    dead: set[str] = set()
+    told = list(zip(answer.get("ports", []), port_marks(host, answer), strict=True))
+    for port, spec in sorted(told, key=lambda pair: not pair[0].get("alive", True)):
         key = port_key(spec)
         if shown.setdefault(key, spec) is not spec:
             faults[key] = f"a second port of this address, {port.get('port')}, is on the same host"
@@ -333,6 +396,11 @@ def _take_ports(host: str, answer: Answer, shown: dict[str, Spec], faults: dict[
             faults[key] = "the port leads to no container any more"
         elif not port.get("alive", True):  # its device may outlast it, where something holds its namespace
             faults[key] = "its container does not run any more"
+        elif not port.get("guarded", True):
+            faults[key] = "its guards are not in force"
+        if shown[key] is spec and not port.get("alive", True):
+            dead.add(key)
+    return dead
 
 
 def newest_epoch(answer: Answer) -> Epoch:
@@ -343,11 +411,11 @@ def newest_epoch(answer: Answer) -> Epoch:
 
 
 def _stands(wanted: PortSpec, certain: Spec | None) -> bool:
-    """Whether the instance is known to have the address on that host, whatever else differs."""
+    """Whether the instance is known to have its addresses on that host, whatever else differs."""
     if not isinstance(certain, PortSpec):
         return False
-    seat = (wanted.host, wanted.address, wanted.instance)
-    return (certain.host, certain.address, certain.instance) == seat
+    seat = (wanted.host, wanted.address, wanted.address6, wanted.instance)
+    return (certain.host, certain.address, certain.address6, certain.instance) == seat
 
 
 def detach_of(port: PortSpec, binding: BindingId) -> Operation:
@@ -377,6 +445,12 @@ def _attach(binding: BindingId, wanted: PortSpec, interface: str) -> Operation:
         "mtu": wanted.mtu,
         "generation": wanted.lease_generation,
         "interface": interface,
+        "barred": list(wanted.barred),
+        "address6": wanted.address6,
+        "prefix6": wanted.prefix6,
+        "gateway6": wanted.gateway6,
+        "rate_out": wanted.rate_out,
+        "rate_in": wanted.rate_in,
     }
 
 
@@ -385,7 +459,8 @@ def _outcome(operation: Operation, answer: Answer, all_of_change: Sequence[Opera
     if status == "retry":
         return RetryAfter(reason)
     if status == "conflict":
-        return Conflict(reason, str(operation.get("address")), tuple(map(str, answer.get("answered_by", ()))))
+        told = (answer.get("answered_by", ()), answer.get("answered_on", ()))
+        return Conflict(reason, str(operation.get("address")), *(tuple(map(str, one)) for one in told))
     if status != "done":
         return NotPossible(reason)
     for port in answer.get("spared", ()):

@@ -17,15 +17,15 @@ import itertools
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from ipaddress import ip_address
 from typing import Any
 
 from mooring.core.errors import Retryable
 from mooring.handlers.hosts import Answer, Operation
-from mooring.handlers.memory_wired import Wired, refusal_of, told
+from mooring.handlers.memory_check import facts_in_memory
+from mooring.handlers.memory_wired import Wired, mac_for, objection, survey_of
 
 Hook = Callable[[str], Awaitable[None]]
-_KINDS = ("detach", "adopt", "attach", "write", "probe", "observe", "survey")  # as a play does them
+_KINDS = ("detach", "adopt", "detect", "attach", "write", "probe", "observe", "check", "survey")  # in order
 _WIRING = ("attach", "adopt", "detach", "observe")
 
 
@@ -48,9 +48,11 @@ class _Retry(Exception):
 class _Conflict(Exception):
     """Somebody answers on the address."""
 
-    def __init__(self, address: str, answered_by: tuple[str, ...]) -> None:
-        super().__init__(f"somebody answers on {address}: {', '.join(answered_by)}")
-        self.answered_by = answered_by
+    def __init__(self, answers: Mapping[str, set[str]]) -> None:
+        """`answers`: MACs by the address that they answered on."""
+        self.answered_on = tuple(answers)
+        self.answered_by = tuple(sorted(set().union(*answers.values())))
+        super().__init__(f"somebody answers on {' and '.join(answers)}: {', '.join(self.answered_by)}")
 
 
 @dataclass(slots=True)
@@ -83,8 +85,23 @@ class MemoryPort:
     epoch: int
     start: str
     vlan: int | None = None
-    inside: tuple[object, ...] = ()  # gateway, routes and MTU, which a mark does not tell
-    adopted: bool = False  # it was there before it was ours
+    barred: tuple[str, ...] = ()  # what it may not reach
+    rate_out: int | None = None
+    rate_in: int | None = None
+    inside: tuple[object, ...] = ()  # gateways, routes and MTU, which a mark does not tell
+    address6: str | None = None
+    prefix6: int | None = None
+    adopted_mac: str | None = None  # of a port that was there before it was ours
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """One, or one of either family."""
+        return (self.address,) if self.address6 is None else (self.address, self.address6)
+
+    @property
+    def mac(self) -> str:
+        """What answers on them."""
+        return self.adopted_mac or mac_for(self.address)
 
 
 @dataclass(slots=True)
@@ -95,22 +112,19 @@ class MemoryHost:
     containers: dict[str, MemoryContainer] = field(default_factory=dict)
     ports: dict[str, MemoryPort] = field(default_factory=dict)
     wired: dict[str, Wired] = field(default_factory=dict)  # by others, by the names of their ports
+    orphans: dict[str, Mapping[str, str]] = field(default_factory=dict)  # device without a port: its alias
     epoch: int = 0
     sequence: int = 0  # of the newest play of that epoch that changed or confirmed ports
 
-    def alive(self, port: MemoryPort) -> bool:
+    def alive(self, port: MemoryPort | Wired) -> bool:
         """Whether the container that the port was made for still runs."""
         container = self.containers.get(port.task)
         return container is not None and container.alive and container.start == port.start
 
-    def living(self, wired: Wired) -> bool:
-        """Whether the container that others have wired still runs."""
-        container = self.containers.get(wired.task)
-        return container is not None and container.alive and container.start == wired.start
-
     def addresses(self, task: str) -> set[str]:
         """The addresses that a container has now."""
-        return {port.address for port in self.ports.values() if port.task == task and self.alive(port)}
+        ports = (port for port in self.ports.values() if port.task == task and self.alive(port))
+        return {address for port in ports for address in port.addresses}
 
 
 async def _nothing(host: str) -> None:
@@ -157,12 +171,16 @@ class MemoryHosts:
         for host in self.hosts.values():
             for port in host.ports.values():
                 own = host is asking and port.instance == instance
-                if port.address == address and not own and host.name not in self.silent and host.alive(port):
-                    found.add(_mac_for(address))
+                heard = host.name not in self.silent and host.alive(port)
+                if address in port.addresses and not own and heard:
+                    found.add(port.mac)
             for wired in host.wired.values():
-                if wired.address == address and host.name not in self.silent and host.living(wired):
+                if address in wired.addresses and host.name not in self.silent and host.alive(wired):
                     found.add(wired.mac)
         return found
+
+    async def prepare(self, host: str) -> None:
+        """Nothing takes time here."""
 
     async def run(self, host: str, operations: Sequence[Operation], epoch: int) -> Sequence[Answer]:
         """See `handlers.hosts.Runner`; raises `HostSilent` for hosts in `silent` and what the hooks raise."""
@@ -206,16 +224,17 @@ class _Play:
         if kind == "attach":
             return self._attach(orders)
         single = {
-            "detach": self._detach, "adopt": self._adopt, "write": self._write, "probe": self._probe,
-            "survey": self._survey,
-        }.get(kind, self._observe)  # fmt: skip
+            "detach": self._detach, "adopt": self._adopt, "detect": self._detect, "write": self._write,
+            "probe": self._probe, "observe": self._observe, "check": self._check, "survey": self._survey,
+        }[kind]  # fmt: skip
         return [self._guarded(single, order) for order in orders]
 
     def _guarded(self, act: Callable[[Operation], Answer], order: Operation) -> Answer:
         try:
             return {"id": order.get("id", ""), "status": "done", "reason": "", "changed": False, **act(order)}
         except _Conflict as error:
-            return {**_failure(order, error), "status": "conflict", "answered_by": list(error.answered_by)}
+            told = {"answered_by": list(error.answered_by), "answered_on": list(error.answered_on)}
+            return {**_failure(order, error), "status": "conflict", **told}
         except (_Refused, _Retry, _Stale) as error:
             return _failure(order, error)
 
@@ -226,7 +245,7 @@ class _Play:
         taken: set[object] = set()
         answers = []
         for order in orders:
-            seats = {order["address"], ("task", order["task_id"])}
+            seats = {order["address"], order.get("address6"), ("task", order["task_id"])} - {None}
             clash = _Refused("another attach of the same call already takes it")
             answers.append(
                 _failure(order, clash) if seats & taken else self._guarded(self._attach_one, order)
@@ -243,48 +262,47 @@ class _Play:
         self._check_sequence()
         wanted = self._port(order, container)
         keep = next((port for port in self._host.ports.values() if _same_seat(port, wanted)), None)
-        if order.get("detect") and keep is None:
+        if order.get("detect") and (keep is None or keep.addresses != wanted.addresses):
             self._leave_mark()  # with the port from which the wire is probed
             self._check_wire(wanted)
         gone = [port for port in self._host.ports.values() if port != keep and _superseded(port, wanted)]
         self._check_ports([*gone, *([keep] if keep else [])])
         name = keep.name if keep else f"mo{next(self._numbers):013x}"
-        wanted = replace(wanted, name=name, adopted=keep is not None and keep.adopted)
+        wanted = replace(wanted, name=name, adopted_mac=keep.adopted_mac if keep else None)
         self._leave_mark()
         for port in gone:
             del self._host.ports[port.name]
         self._host.ports[name] = wanted
         removed = sorted(port.name for port in gone)
-        return {"port": name, "address": wanted.address, "removed": removed, "container": container.start,
-                "changed": keep != wanted or bool(gone)}  # fmt: skip
+        return {"port": name, "address": wanted.address, "address6": wanted.address6, "removed": removed,
+                "container": container.start, "changed": keep != wanted or bool(gone)}  # fmt: skip
 
     def _adopt(self, order: Operation) -> Answer:
-        container = self._running(order)
+        container, host, name = self._running(order), self._host, str(order["port"])
         if order["container"] != container.start:
             raise _Retry("the container was started anew since it was surveyed; look again")
         self._check_sequence()
-        done, wired = self._host.ports.get(order["port"]), self._host.wired.get(order["port"])
-        if (done is None or not done.adopted) and (why := refusal_of(order, wired)):
+        done, wired = host.ports.get(name), host.wired.get(name)
+        wanted = replace(self._port(order, container), name=name)
+        if why := objection(order, wanted, host.ports, wired):
             raise _Refused(why)
-        adopted = replace(self._port(order, container), name=order["port"], adopted=True)
-        for port in self._host.ports.values():
-            rival = port.address == adopted.address or port.instance == adopted.instance
-            if rival and (port.name != adopted.name or not _same_seat(port, adopted)):
-                raise _Refused(f"port {port.name} has {port.address} for {port.instance} already")
         self._leave_mark()
-        changed = done is None
-        self._host.wired.pop(order["port"], None)
-        self._host.ports[adopted.name] = adopted if done is None else replace(adopted, inside=done.inside)
-        return {"port": adopted.name, "address": adopted.address, "changed": changed}
+        if done is not None:
+            kept = {key: getattr(done, key) for key in ("adopted_mac", "inside", "rate_out", "rate_in")}
+            host.ports[name] = replace(wanted, **kept)
+        elif wired is not None:
+            host.ports[name] = replace(wanted, adopted_mac=host.wired.pop(name).mac)
+        return {"port": name, "address": wanted.address, "mac": host.ports[name].mac,
+                "changed": done != host.ports[name]}  # fmt: skip
 
     def _survey(self, order: Operation) -> Answer:
-        living = filter(self._host.living, self._host.wired.values())
-        return {"containers": [told(wired) for wired in sorted(living, key=lambda wired: wired.task)]}
+        return {"containers": survey_of(filter(self._host.alive, self._host.wired.values()))}
 
     def _check_wire(self, wanted: MemoryPort) -> None:
-        answered_by = tuple(sorted(self._wire.answers(self._host, wanted.address, wanted.instance)))
-        if answered_by:
-            raise _Conflict(wanted.address, answered_by)
+        answers = {one: self._wire.answers(self._host, one, wanted.instance) for one in wanted.addresses}
+        answers = {address: macs for address, macs in answers.items() if macs}
+        if answers:
+            raise _Conflict(answers)
 
     def _port(self, order: Operation, container: MemoryContainer) -> MemoryPort:
         routes = tuple((route["to"], route.get("via")) for route in order.get("routes") or ())
@@ -300,13 +318,20 @@ class _Play:
             epoch=self._epoch,
             start=container.start,
             vlan=order.get("vlan"),
-            inside=(order.get("gateway"), routes, order.get("mtu")),
+            barred=tuple(order.get("barred") or ()),
+            rate_out=order.get("rate_out"),
+            rate_in=order.get("rate_in"),
+            inside=(order.get("gateway"), order.get("gateway6"), routes, order.get("mtu")),
+            address6=order.get("address6"),
+            prefix6=order.get("prefix6"),
         )
 
     def _detach(self, order: Operation) -> Answer:
         self._check_sequence()
         remove: list[MemoryPort] = []
         spared: list[MemoryPort] = []
+        if order.get("port") is not None:
+            return self._detach_dead(order)
         for port in self._host.ports.values():
             same_instance = order.get("instance") == port.instance
             if not same_instance and order.get("address") != port.address:
@@ -322,6 +347,26 @@ class _Play:
         return {"removed": removed, "spared": [_spared(port) for port in spared],
                 "changed": bool(removed)}  # fmt: skip
 
+    def _detect(self, order: Operation) -> Answer:
+        self._check_sequence()
+        self._leave_mark()  # with the port from which the wire is probed
+        address = str(order["address"])
+        return {"address": address, "answered_by": sorted(self._wire.answers(self._host, address, ""))}
+
+    def _detach_dead(self, order: Operation) -> Answer:
+        """The one port that is named, if it is still the same and nothing lives behind it."""
+        named = self._host.ports.get(order["port"])
+        found = [named] if named is not None and named.start == order.get("container") else []
+        dead = [port for port in found if not self._host.alive(port)]
+        self._check_ports(dead)
+        self._leave_mark()
+        for port in dead:
+            del self._host.ports[port.name]
+        orphan = self._host.orphans.pop(order["port"], None) if order.get("container") is None else None
+        removed = [port.name for port in dead] + ([order["port"]] if orphan is not None else [])
+        return {"removed": removed, "spared": [_spared(port) for port in found if port not in dead],
+                "changed": bool(removed)}  # fmt: skip
+
     def _observe(self, order: Operation) -> Answer:
         raised = bool(order.get("fence")) and self._epoch > self._host.epoch
         if order.get("fence"):
@@ -332,13 +377,18 @@ class _Play:
         writers = (epoch for container in containers for epoch, _ in container.writers.values())
         files_epoch = max(writers, default=0)
         return {"ports": ports, "bridge_epoch": self._host.epoch, "files_epoch": files_epoch,
-                "orphans": [], "leftovers": [], "changed": raised}  # fmt: skip
+                "orphans": [{"device": name, **told} for name, told in self._host.orphans.items()],
+                "leftovers": [], "changed": raised}  # fmt: skip
+
+    def _check(self, order: Operation) -> Answer:
+        return facts_in_memory(self._host.name, len(self._host.ports))
 
     def _described(self, port: MemoryPort) -> Mapping[str, Any]:
-        told = ("address", "prefix", "instance", "task", "app", "slot", "generation", "epoch", "vlan")
+        told = ("address", "prefix", "address6", "prefix6", "instance", "task", "app", "slot", "generation",
+                "epoch", "vlan", "rate_out", "rate_in")  # fmt: skip
         alive = self._host.alive(port)
         return {"port": port.name, "container": port.start, "alive": alive, "device": alive,
-                "adopted": port.adopted,
+                "adopted": port.adopted_mac is not None, "barred": list(port.barred),
                 **{key: getattr(port, key) for key in told}}  # fmt: skip
 
     # -- containers
@@ -413,21 +463,13 @@ def _same_seat(port: MemoryPort, wanted: MemoryPort) -> bool:
     return (port.start, port.address, port.instance) == (wanted.start, wanted.address, wanted.instance)
 
 
-def _mac_for(address: str) -> str:
-    """As the module gives them: 02:00 and the octets of IPv4, 06:00 and a hash of IPv6."""
-    number = ip_address(address)
-    if number.version == 4:
-        return (b"\x02\x00" + number.packed).hex(":")
-    return (b"\x06\x00" + sha256(number.packed).digest()[:4]).hex(":")
-
-
 def _spared(port: MemoryPort) -> Mapping[str, Any]:
     told = ("address", "instance", "task")
     return {"port": port.name, **{key: getattr(port, key) for key in told}}
 
 
 def _superseded(port: MemoryPort, wanted: MemoryPort) -> bool:
-    return port.address == wanted.address or port.instance == wanted.instance
+    return bool({*port.addresses} & {*wanted.addresses}) or port.instance == wanted.instance
 
 
 def _failure(order: Operation, error: Exception) -> Answer:

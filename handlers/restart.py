@@ -5,7 +5,7 @@ another host the address may only go with the container once the old host has co
 gone; `converge` detaches there first.  If the old host cannot answer in time, the container must not
 wait for ever: what lies on the old host is left behind in a record of its own (`<instance>~<n>`), with the
 lease, which is now `stranded`; the instance takes another seat.  The record is worked on until the
-old host answers or is fenced.
+old host answers or is fenced.  For a host in maintenance nobody waits at all.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from mooring.core.clock import Clock
 from mooring.core.model import Binding, BindingId, HostName, Instance, LeaseState, SinkState
 from mooring.core.specs import PortSpec
 from mooring.core.store import PutBinding, Write
+from mooring.handlers.maintenance import is_maintained
 from mooring.handlers.records import Records
 from mooring.handlers.wants import NETWORK, without_seat
 
@@ -62,6 +63,10 @@ class Restarts:
         """Whether the old host had its time to confirm; asked each time a detach there has failed."""
         if not lies_elsewhere(binding):
             return False
+        if any(
+            is_maintained(self._records.flags, host) for host in hosts_of(binding) if host != binding.host
+        ):
+            return True
         now = self._clock.monotonic()
         return now - self._moving_since.setdefault(binding.id, now) >= self._seat_wait_s
 
@@ -119,6 +124,12 @@ async def name_the_host(records: Records, binding: Binding, now: float, reason: 
 def hosts_of(binding: Binding) -> list[HostName]:
     """The hosts on which a port of this binding may be."""
     return [HostName(host) for spec in binding.sink(NETWORK).shown if (host := _host(spec)) is not None]
+
+
+def waits_for_maintenance(records: Records, binding: Binding) -> bool:
+    """Whether all that is left of its ports lies on hosts in maintenance."""
+    hosts = hosts_of(binding)
+    return bool(hosts) and all(is_maintained(records.flags, host) for host in hosts)
 
 
 def lies_elsewhere(binding: Binding) -> bool:

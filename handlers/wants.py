@@ -9,7 +9,7 @@ gives equal specs, and equal specs mean there is nothing to do.
     ────────────   ───────   ───────────────   ────────   ────   ─────────
     network        port      port              port       -      -
     probe          probe*    probe*            -          -      -
-    names          A, PTR    A, PTR            A, PTR     A, PTR -
+    names          A, PTR    A, PTR            A, PTR     A, PTR -          (and AAAA, PTR in a paired pool)
     ledger, hook   live      live              down       down   -
     files          files     files             as it was  -      -
     haproxy, nginx up        declared          drain      decl.  -
@@ -34,7 +34,7 @@ from dataclasses import dataclass, replace
 from msgspec import structs
 
 from mooring.core.labels import Claim
-from mooring.core.model import App, AppId, Binding, Health, Instance, SinkName, State
+from mooring.core.model import App, AppId, Binding, Health, Instance, SinkName, SinkState, State
 from mooring.core.specs import (
     Endpoint,
     FileSpec,
@@ -66,14 +66,25 @@ INVENTORIES = (LEDGER, WEBHOOK)
 
 
 @dataclass(frozen=True, slots=True)
+class Second:
+    """The IPv6 address that goes with an IPv4 address, in a pool that is paired."""
+
+    address: str
+    prefix: int
+    gateway: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Wiring:
-    """What a pool says about the ports in it."""
+    """What a pool says about a port in it."""
 
     prefix: int
     gateway: str | None = None
     vlan: int | None = None
     mtu: int | None = None
     routes: tuple[Route, ...] = ()
+    barred: tuple[str, ...] = ()  # networks that it may not reach
+    second: Second | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +164,26 @@ def _open(binding: Binding, gate: SinkName, spec: Spec | None) -> bool:
     """Whether this gate lets traffic through: it shows what it shall.
 
     Files are a gate only until the first version is in the container; a later version may follow while
-    the instance serves.
+    the instance serves.  So may a second address, and other guards of its port, which change without
+    touching the rest.
     """
     if gate == FILES and _has_files(binding):
         return True
     state = binding.sink(gate)
-    return state.applied == spec and not state.residue
+    return (state.applied == spec and not state.residue) or _serves_already(state, spec)
+
+
+def _serves_already(state: SinkState, wanted: Spec | None) -> bool:
+    """Whether all that may stand there is the wanted port, but for what may follow."""
+    if not isinstance(wanted, PortSpec) or state.applied in (None, wanted):
+        return False
+    return all(isinstance(spec, PortSpec) and _core(spec) == _core(wanted) for spec in state.shown)
+
+
+def _core(port: PortSpec) -> PortSpec:
+    """A port as far as its leased address goes."""
+    later = {"barred": (), "rate_out": None, "rate_in": None}
+    return structs.replace(port, address6=None, prefix6=None, gateway6=None, **later)
 
 
 def _has_files(binding: Binding) -> bool:
@@ -174,7 +199,8 @@ def _port(facts: Facts, binding: Binding) -> Spec | None:
         # Its pool is no longer configured. That is no reason to pull a live container off the network.
         return binding.sink(NETWORK).wanted
     assert binding.slot is not None
-    return PortSpec(
+    rate_out, rate_in = _rates(facts, binding)
+    port = PortSpec(
         host=binding.host,
         task=binding.task,
         app=binding.app,
@@ -187,7 +213,32 @@ def _port(facts: Facts, binding: Binding) -> Spec | None:
         vlan=facts.wiring.vlan,
         mtu=facts.wiring.mtu,
         lease_generation=facts.lease_generation,
+        barred=facts.wiring.barred,
+        rate_out=rate_out,
+        rate_in=rate_in,
     )
+    second = facts.wiring.second
+    if second is None:
+        return port
+    return structs.replace(port, address6=second.address, prefix6=second.prefix, gateway6=second.gateway)
+
+
+def _address6(facts: Facts, binding: Binding) -> str | None:
+    """The IPv6 address beside the binding's own, if there is one."""
+    if binding.address is None:
+        return None
+    if facts.wiring is not None:
+        return facts.wiring.second.address if facts.wiring.second else None
+    earlier = binding.sink(NETWORK).wanted  # as in `_port`
+    return earlier.address6 if isinstance(earlier, PortSpec) else None
+
+
+def _rates(facts: Facts, binding: Binding) -> tuple[int | None, int | None]:
+    """As its app asks for now; what it asked for last, where nothing good is known of the app."""
+    if facts.claim is not None:
+        return facts.claim.rate_out, facts.claim.rate_in
+    earlier = binding.sink(NETWORK).wanted
+    return (earlier.rate_out, earlier.rate_in) if isinstance(earlier, PortSpec) else (None, None)
 
 
 def _probe(facts: Facts, binding: Binding) -> ProbeSpec | None:
@@ -213,7 +264,7 @@ def _seat_name(facts: Facts, binding: Binding) -> NameSpec | None:
         earlier = binding.sink(NAMES).wanted
         return earlier if isinstance(earlier, NameSpec) and earlier.address == binding.address else None
     name = seat_name(_named(facts.claim), binding.slot, facts.zone)
-    return NameSpec(name, binding.address, facts.claim.ttl)
+    return NameSpec(name, binding.address, facts.claim.ttl, _address6(facts, binding))
 
 
 def _shared_name(facts: Facts, binding: Binding) -> SharedNameSpec | None:
@@ -221,8 +272,11 @@ def _shared_name(facts: Facts, binding: Binding) -> SharedNameSpec | None:
         return None
     if facts.claim is None:
         seat = _seat_name(facts, binding)  # the app's name is the rest of the seat's
-        return SharedNameSpec(seat.name.partition(".")[2], seat.address, seat.ttl) if seat else None
-    return SharedNameSpec(app_name(_named(facts.claim), facts.zone), binding.address, facts.claim.ttl)
+        if seat is None:
+            return None
+        return SharedNameSpec(seat.name.partition(".")[2], seat.address, seat.ttl, seat.address6)
+    name = app_name(_named(facts.claim), facts.zone)
+    return SharedNameSpec(name, binding.address, facts.claim.ttl, _address6(facts, binding))
 
 
 def _named(claim: Claim) -> AppId:
@@ -245,6 +299,7 @@ def _item(facts: Facts, binding: Binding) -> ItemSpec:
         address=binding.address,
         slot=binding.slot,
         pool=binding.pool,
+        address6=_address6(facts, binding),
     )
 
 
@@ -354,4 +409,5 @@ def member_of(facts: Facts, binding: Binding) -> Member:
         ports=ports,
         name=seat.name if seat else None,
         host=binding.host,
+        address6=_address6(facts, binding),
     )

@@ -37,7 +37,7 @@ class Estate(Steps):
             known = self.pools.named(pool.name)
             raise PoolClash(f"pool {pool.name} exists ({known.network}); choose another name, or resize it")
         self._refuse_shared(pool)
-        return [PutPool(pool.spec), _pool_note(pool, now, "pool added", f"{pool.network}: {reason}")]
+        return [PutPool(pool.spec), _pool_note(pool, now, "pool added", f"{pool.networks}: {reason}")]
 
     def plan_pool_resize(self, name: PoolName, network: str, now: float) -> list[Write]:
         """The pool with another network, larger, smaller or elsewhere; [] if it has that already.
@@ -126,8 +126,8 @@ class Estate(Steps):
     def _refuse_shared(self, pool: Pool) -> None:
         others = self.pools.sharing(pool)
         if others:
-            named = ", ".join(f"{other.name} ({other.network})" for other in others[:_MOST_NAMED])
-            raise PoolClash(f"{pool.network} shares addresses with pool {named}: give each to one pool only")
+            named = ", ".join(f"{other.name} ({other.networks})" for other in others[:_MOST_NAMED])
+            raise PoolClash(f"{pool.networks} shares addresses with pool {named}: give each to one pool only")
 
     def _kept_in(self, pool: Pool) -> list[Lease]:
         """The pool's leases that need a place, by address."""

@@ -5,7 +5,7 @@ Used by `Pool.parse` and `Supernet.parse` alone, which raise one `ConfigRefused`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 
@@ -117,16 +117,30 @@ class Faults:
         if value is not None and not low <= value <= high:
             self.add(f"{what} {value} must be from {low} to {high}")
 
-    def routes(self, routes: Sequence[Route], network: Network) -> None:
+    def routes(
+        self, routes: Sequence[Route], network: Network, beside: Callable[[Address], bool] | None = None
+    ) -> None:
+        """`beside` tells which next hops the network that `network` is paired with has; None: no such."""
         for route in routes:
-            self.host(f"next hop of route {route.to}", route.via, network)
             try:
-                family = ip_network(route.to).version
+                to = ip_network(route.to)
             except ValueError:
                 self.add(f"route {route.to!r} is not an IP network such as 10.30.0.0/16")
                 continue
-            if family != network.version:
+            if to.version == network.version:
+                self.host(f"next hop of route {route.to}", route.via, network)
+            elif beside is None:
                 self.add(f"route {route.to} is not of the family of {network}")
+            else:
+                self._hop_beside(route, beside)
+
+    def _hop_beside(self, route: Route, beside: Callable[[Address], bool]) -> None:
+        try:
+            reached = beside(address_of(route.via))
+        except AddressRefused:
+            reached = False
+        if not reached:
+            self.add(f"next hop {route.via!r} of route {route.to} is not in the pool's IPv6 network")
 
     def groups(self, groups: Sequence[str]) -> None:
         for group in groups:

@@ -1,9 +1,9 @@
 """Pools: which addresses exist, and which of them may ever be given out.
 
 A pool is one subnet, IPv4 or IPv6, with what a container needs to live in it (gateway, routes, VLAN, MTU) and
-a rule about who may use it.  `Pool.parse` is the door: it takes plain values, checks all of them and raises
-one `ConfigRefused` with every fault.  Behind the door everything is typed and consistent, so nobody checks
-again.
+a rule about who may use it.  One of IPv4 may be paired with an IPv6 network (see `pairs`).  `Pool.parse` is
+the door: it takes plain values, checks all of them and raises one `ConfigRefused` with every fault.  Behind
+the door everything is typed and consistent, so nobody checks again.
 
 *Assignable* are the addresses of the subnet without its edges (network and broadcast, or the subnet-router
 anycast of IPv6), the gateway, the excluded ranges (they belong to somebody else) and the reservations (they
@@ -11,7 +11,8 @@ are ours, but for a person to use).  Of a subnet with more than `MOST` addresses
 lowest `MOST` are used.  `Pool.blocked` is that knowledge as one byte for each address, 1 for "never": finding
 the lowest free address in a copy of it is a single `bytearray.find`, 12 µs in the worst case of a million.
 
-`Pools` keeps pools that do not overlap, because an address in two pools would have two books.
+`Pools` keeps pools that do not overlap, because an address in two pools would have two books.  That goes for
+both networks of a pair, but only a pool's own network is looked up: leases are of its addresses.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from mooring.core.errors import ConfigRefused
 from mooring.core.model import AppId, LeaseState, PoolName, PoolSpec
 from mooring.core.specs import Route
 from mooring.ipam.errors import PoolUnknown
 from mooring.ipam.faults import Faults, Span, edge_of
-from mooring.ipam.numbers import Address, Network, place, place_of
+from mooring.ipam.numbers import Address, Network, address_of, place, place_of
+from mooring.ipam.pairs import LEAST_MTU, Pair
 
 MOST = 1 << 20  # addresses of one pool; a byte for each
 
@@ -57,6 +59,7 @@ class Pool:
     reservations: Mapping[Address, str] = field(default_factory=dict)
     groups: tuple[AppId, ...] = ()  # app id prefixes; empty means every app
     supernet: str | None = None  # the one it was generated from
+    pair: Pair | None = None  # the IPv6 network that a pool of IPv4 goes with
 
     @classmethod
     def parse(
@@ -72,6 +75,8 @@ class Pool:
         reservations: Mapping[str, str] | None = None,
         groups: Sequence[str] = (),
         supernet: str | None = None,
+        ipv6: str | None = None,
+        gateway6: str | None = None,
     ) -> Pool:
         """Build a pool from plain values.
 
@@ -90,11 +95,12 @@ class Pool:
             if (address := faults.host("reservation", text, subnet)) is not None
         }
         faults.within("vlan", vlan, 1, 4094)
-        faults.within("mtu", mtu, 576 if subnet.version == 4 else 1280, 65535)
-        faults.routes(routes, subnet)
+        pair = Pair.parse(faults, subnet, hop, ipv6, gateway6)
+        faults.within("mtu", mtu, 576 if subnet.version == 4 and ipv6 is None else LEAST_MTU, 65535)
+        faults.routes(routes, subnet, None if pair is None else pair.reaches)
         faults.groups(groups)
         wiring = (hop, vlan, tuple(routes), mtu)
-        pool = cls(PoolName(name), subnet, *wiring, tuple(spans), notes, _app_ids(groups), supernet)
+        pool = cls(PoolName(name), subnet, *wiring, tuple(spans), notes, _app_ids(groups), supernet, pair)
         if not faults.lines and pool.size == 0:
             faults.add("nothing is left to give out: shorten `exclude` or `reservations`")
         if faults.lines:
@@ -115,6 +121,8 @@ class Pool:
             reservations=spec.reservations,
             groups=spec.groups,
             supernet=spec.supernet,
+            ipv6=spec.ipv6,
+            gateway6=spec.gateway6,
         )
 
     @property
@@ -131,6 +139,8 @@ class Pool:
             {str(address): note for address, note in self.reservations.items()},
             self.groups,
             self.supernet,
+            None if self.pair is None else str(self.pair.network),
+            None if self.pair is None or self.pair.gateway is None else str(self.pair.gateway),
         )
 
     @cached_property
@@ -142,6 +152,24 @@ class Pool:
     def last(self) -> int:
         """The place of the subnet's last address."""
         return place(self.network.broadcast_address)
+
+    @cached_property
+    def spans(self) -> tuple[tuple[int, int], ...]:
+        """First and last place of each network of the pool, its own first."""
+        pair = () if self.pair is None else (self.pair.network,)
+        beside = [(place(one.network_address), place(one.broadcast_address)) for one in pair]
+        return ((self.first, self.last), *beside)
+
+    @property
+    def networks(self) -> str:
+        """Its network, and the IPv6 network that it is paired with, for people."""
+        return str(self.network) if self.pair is None else f"{self.network}, {self.pair.network}"
+
+    def partner(self, address: str) -> str | None:
+        """The IPv6 address of whoever has that address of the pool, in canonical text; None: no pair."""
+        if self.pair is None:
+            return None
+        return str(self.pair.partner(IPv4Address(address)))
 
     @cached_property
     def reach(self) -> int:
@@ -252,13 +280,21 @@ class Pools:
         pool = self._ordered[index] if index >= 0 else None
         return pool if pool is not None and number <= pool.last else None
 
+    def leased(self, address: str) -> str:
+        """The address whose lease says in whose hand this one is: of a pair its IPv4, else itself."""
+        if ":" not in address:
+            return address
+        number = address_of(address)
+        for pool in self._ordered:
+            if pool.pair is not None and isinstance(number, IPv6Address):
+                origin = pool.pair.origin(number)
+                if origin is not None and origin in pool.network:
+                    return str(origin)
+        return address
+
     def sharing(self, pool: Pool) -> list[Pool]:
         """The pools, other than one of the same name, that have addresses in common with this one."""
-        return [
-            other
-            for other in self._ordered
-            if other.name != pool.name and other.first <= pool.last and pool.first <= other.last
-        ]
+        return [other for other in self._ordered if other.name != pool.name and _share(other, pool)]
 
     def with_pool(self, pool: Pool) -> Pools:
         """These pools and that one, in the place of one of the same name. Raises `ConfigRefused`."""
@@ -269,16 +305,24 @@ class Pools:
         return Pools(pool for pool in self if pool.name != name)
 
     def _overlapping(self) -> Iterator[tuple[Pool, Pool]]:
-        for position, one in enumerate(self._ordered):
-            for two in self._ordered[position + 1 :]:
-                if two.first > one.last:
+        spans = sorted(
+            ((first, last, pool) for pool in self._ordered for first, last in pool.spans),
+            key=lambda span: (span[0], -span[1]),
+        )
+        for position, (_, end, one) in enumerate(spans):
+            for first, _, two in spans[position + 1 :]:
+                if first > end:
                     break
                 yield one, two
 
 
+def _share(one: Pool, two: Pool) -> bool:
+    return any(first <= end and begin <= last for first, last in one.spans for begin, end in two.spans)
+
+
 def _overlap(one: Pool, two: Pool) -> str:
     return (
-        f"pools {one.name} ({one.network}) and {two.name} ({two.network}) overlap: "
+        f"pools {one.name} ({one.networks}) and {two.name} ({two.networks}) overlap: "
         "give each address to one pool only"
     )
 

@@ -100,7 +100,7 @@ class Supernet:
     def _taken(self, pools: Pools) -> Iterator[tuple[int, int]]:
         """First and last place of every pool that has addresses of this supernet, in order."""
         begin, end = place(self.network.network_address), place(self.network.broadcast_address)
-        spans = sorted((pool.first, pool.last) for pool in pools)
+        spans = sorted(span for pool in pools for span in pool.spans)
         yield from ((first, last) for first, last in spans if first <= end and last >= begin)
 
     def _next_vlan(self, pools: Pools) -> int | None:

@@ -98,6 +98,13 @@ class LabHandle:
             shown = await engine.containers.container(name).show()
         return int(shown["State"]["Pid"])
 
+    async def container_started(self, task_id: str) -> str:
+        """When the engine started the task's container: UTC, with nanoseconds, as the engine writes it."""
+        name = (await self.container(task_id)).name
+        async with docker.connect(self.plan.docker_socket) as engine:
+            shown = await engine.containers.container(name).show()
+        return str(shown["State"]["StartedAt"])
+
     async def container_exec(
         self, task_id: str, argv: Sequence[str], timeout_s: float = 30.0
     ) -> tuple[int, str]:
@@ -154,6 +161,16 @@ class LabHandle:
                 await engine.containers.container(name).kill()
             except aiodocker.DockerError as error:
                 raise LabError(f"task {task_id}: {error.message}") from error
+
+    async def docker_restart(self, task_id: str) -> None:
+        """Start the task's container anew, as `docker restart` by hand would. `LabError` when none runs."""
+        name = (await self.container(task_id)).name
+        async with docker.connect(self.plan.docker_socket) as engine:
+            try:
+                await engine.containers.container(name).restart(t=0)
+            except aiodocker.DockerError as error:
+                raise LabError(f"task {task_id}: {error.message}") from error
+            self._pids.clear()  # it has the id that it had, and another process
 
     # -- switches
 

@@ -2,10 +2,10 @@
 
 `up` lays the cables first, then starts everything that does not need something else at the same
 time: switches, edges and doors at once, the machine room before the container engine and the hosts,
-Marathon after the engine.  `down` trusts nothing that `up` has written: it kills every process that carries
-the lab's mark, then deletes namespaces, mounts, control groups and the state directory by the names in
-the plan.  It is therefore the same after a clean `up`, after one that failed, and after one that was
-killed; and `up` itself begins with it where it finds the remains of such a one.
+Marathon after the engine, the hosts' guardians last.  `down` trusts nothing that `up` has written: it kills
+every process that carries the lab's mark, then deletes namespaces, mounts, control groups and the state
+directory by the names in the plan.  It is therefore the same after a clean `up`, after one that failed,
+and after one that was killed; and `up` itself begins with it where it finds the remains of such a one.
 
 The state directory is locked while either works, by the kernel, so a killed command never leaves a
 lock behind.
@@ -26,7 +26,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from mooring.lab import docker, doors, edges, namespaces, sshd, supervise, switches
+from mooring.lab import docker, doors, edges, guardians, namespaces, sshd, supervise, switches
 from mooring.lab.daemon_config import render_daemon_config
 from mooring.lab.plan import DEFAULT_PARENT, LabError, LabPlan
 from mooring.lab.supervise import Part
@@ -136,6 +136,7 @@ async def _build(plan: LabPlan) -> None:
         *(supervise.start(plan, part) for part in edges.parts(plan)),
         supervise.start(plan, doors.part(plan)),
     )
+    await _all(*(supervise.start(plan, guardians.part(plan, agent)) for agent in plan.agents))
 
 
 async def _network(plan: LabPlan) -> None:
@@ -231,6 +232,7 @@ def all_parts(plan: LabPlan) -> list[Part]:
     found = [part for switch in switches.all_switches(plan) for part in switches.parts(plan, switch)]
     found += [sshd.machine_room(plan), docker.part(plan)]
     found += [sshd.part(plan, agent) for agent in plan.agents]
+    found += [guardians.part(plan, agent) for agent in plan.agents]
     return [*found, *edges.parts(plan), doors.part(plan), edges.marathon(plan)]
 
 

@@ -31,8 +31,24 @@ async def create(plan: LabPlan) -> None:
         await run(plan, ["ip", "netns", "add", name])
     await _ip(plan, plan.edge, _edge_commands(plan))
     await run(plan, ["sysctl", "-qw", "net.ipv4.ip_forward=1"], namespace=plan.edge)
-    await asyncio.gather(*(_ip(plan, agent.namespace, _agent_commands(agent)) for agent in plan.agents))
-    await asyncio.gather(*(_offload_off(plan, agent) for agent in plan.agents))
+    await asyncio.gather(*(_set_up(plan, agent) for agent in plan.agents))
+
+
+async def _set_up(plan: LabPlan, agent: AgentPlan) -> None:
+    await _ip(plan, agent.namespace, _agent_commands(agent))
+    await _offload_off(plan, agent)
+
+
+async def unplug(plan: LabPlan, agent: AgentPlan) -> None:
+    """Take both of a host's cables away for good."""
+    await _ip(plan, plan.edge, [f"link del {link}" for link in (agent.edge_management, agent.edge_uplink)])
+
+
+async def plug_in(plan: LabPlan, agent: AgentPlan) -> None:
+    """Make one host's namespace and cables anew, as `create` does for all."""
+    await run(plan, ["ip", "netns", "add", agent.namespace])
+    await _ip(plan, plan.edge, _cables(agent))
+    await _set_up(plan, agent)
 
 
 def _edge_commands(plan: LabPlan) -> list[str]:
@@ -42,14 +58,16 @@ def _edge_commands(plan: LabPlan) -> list[str]:
         f"addr add {MANAGEMENT[1]}/{MANAGEMENT.prefixlen} dev br-mgmt",
         "link set br-mgmt up",
     ]
-    for agent in plan.agents:
-        commands += [
-            f"link add {agent.edge_management} type veth peer name mgmt0 netns {agent.namespace}",
-            f"link set {agent.edge_management} master br-mgmt up",
-            f"link add {agent.edge_uplink} type veth peer name {UPLINK} netns {agent.namespace}",
-            f"link set {agent.edge_uplink} up",
-        ]
-    return commands
+    return commands + [command for agent in plan.agents for command in _cables(agent)]
+
+
+def _cables(agent: AgentPlan) -> list[str]:
+    return [
+        f"link add {agent.edge_management} type veth peer name mgmt0 netns {agent.namespace}",
+        f"link set {agent.edge_management} master br-mgmt up",
+        f"link add {agent.edge_uplink} type veth peer name {UPLINK} netns {agent.namespace}",
+        f"link set {agent.edge_uplink} up",
+    ]
 
 
 def _agent_commands(agent: AgentPlan) -> list[str]:

@@ -26,6 +26,7 @@ DEFAULT_PARENT = Path("/var/lib/mooring-lab")
 # Unix socket paths end at 107 bytes; the longest we need below the state directory is containerd's
 # debug socket, 43 bytes.
 _LONGEST_STATE_DIR = 62
+_MOST_AGENTS = 30  # their ports would meet those of the servers
 _NAME = re.compile(r"[a-z][a-z0-9]{0,11}")
 _PATH = re.compile(r"/[A-Za-z0-9._/-]+")
 
@@ -60,6 +61,7 @@ TSIG_KEY = "mooring-key"
 TSIG_ALGORITHM = "hmac-sha256"
 IMAGE = "mooring-lab/busybox"
 BRIDGE = "br-mooring"
+OWNER = "mooring"
 UPLINK = "uplink0"
 TOR = "tor"
 
@@ -98,6 +100,7 @@ class LabPlan:
     name: str = DEFAULT_NAME
     state_dir: Path = DEFAULT_PARENT / DEFAULT_NAME
     port_base: int = DEFAULT_PORT_BASE
+    agent_count: int = 3
 
     marathon_port = 8088  # inside the edge namespace, as are the next two
     haproxy_port = 80
@@ -115,6 +118,8 @@ class LabPlan:
             raise LabError(
                 f"state directory {path}: the lab's hosts have a /run of their own; choose another"
             )
+        if not 1 <= self.agent_count <= _MOST_AGENTS:
+            raise LabError(f"{self.agent_count} agents: a lab has 1 to {_MOST_AGENTS}")
         if not 1024 <= self.port_base <= 65000:
             raise LabError(f"port base {self.port_base}: choose one from 1024 to 65000")
 
@@ -137,7 +142,7 @@ class LabPlan:
                 ssh_port=self.port_base + 10 + number,
                 directory=self.state_dir / "agents" / f"agent-{number}",
             )
-            for number in (1, 2, 3)
+            for number in range(1, self.agent_count + 1)
         )
 
     def agent(self, hostname: str) -> AgentPlan:
@@ -145,7 +150,8 @@ class LabPlan:
         for agent in self.agents:
             if agent.hostname == hostname:
                 return agent
-        raise LabError(f"no agent {hostname!r} in lab {self.name}: there are agent-1, agent-2, agent-3")
+        known = ", ".join(agent.hostname for agent in self.agents)
+        raise LabError(f"no agent {hostname!r} in lab {self.name}: there are {known}")
 
     @property
     def namespaces(self) -> tuple[str, ...]:
@@ -328,13 +334,18 @@ class LabPlan:
 
     def remember(self) -> dict[str, str | int]:
         """What the marker keeps, so that later commands need the state directory only."""
-        return {"name": self.name, "state_dir": str(self.state_dir), "port_base": self.port_base}
+        return {
+            "name": self.name,
+            "state_dir": str(self.state_dir),
+            "port_base": self.port_base,
+            "agent_count": self.agent_count,
+        }
 
     @classmethod
     def recall(cls, state_dir: Path) -> LabPlan | None:
         """The plan of the lab in that directory; None where no marker stands or it is torn."""
         try:
             kept = json.loads((state_dir / "lab.json").read_text())
-            return cls(kept["name"], state_dir, kept["port_base"])
+            return cls(kept["name"], state_dir, kept["port_base"], kept.get("agent_count", 3))
         except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
             return None

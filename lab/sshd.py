@@ -94,9 +94,15 @@ def write_inventory(plan: LabPlan) -> None:
         f"ansible_python_interpreter={system_python if system_python.exists() else sys.executable}",
         # /run is the host's own; the rest of the file system is shared with the real machine.
         "ansible_remote_tmp=/run/ansible",
+        "mooring_helper_dir=/run/mooring-host",
     ]
     lines = ["[agents]", *hosts, "", "[agents:vars]", *variables, ""]
     plan.inventory.write_text("\n".join(lines))
+
+
+def name(agent: AgentPlan) -> str:
+    """What the sshd of a host is called among the parts."""
+    return f"sshd-{agent.hostname}"
 
 
 def part(plan: LabPlan, agent: AgentPlan) -> Part:
@@ -107,7 +113,7 @@ def part(plan: LabPlan, agent: AgentPlan) -> Part:
     # Both namespaces are entered at once: inside the machine room /run/netns is out of sight.
     argv = [*enter_room(plan), f"--net=/run/netns/{agent.namespace}", *own]
     where = f"127.0.0.1:{agent.ssh_port}"
-    return Part(f"sshd-{agent.hostname}", argv, lambda: banner(plan, agent), where=where)
+    return Part(name(agent), argv, lambda: banner(plan, agent), where=where)
 
 
 async def banner(plan: LabPlan, agent: AgentPlan) -> None:

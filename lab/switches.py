@@ -45,11 +45,16 @@ def tor_switch(plan: LabPlan) -> Switch:
     """The switch between the hosts: a trunk to each, an access port of the edge in each VLAN."""
     setup = ["--may-exist", "add-br", TOR, "--", "set", "bridge", TOR, "datapath_type=netdev"]
     for agent in plan.agents:
-        setup += ["--", "--may-exist", "add-port", TOR, agent.edge_uplink, *_trunk(agent.edge_uplink)]
+        setup += ["--", *uplink(agent)]
     for vlan in VLANS:
         setup += ["--", "--may-exist", "add-port", TOR, vlan.interface, f"tag={vlan.tag}"]
         setup += ["--", "set", "interface", vlan.interface, "type=internal"]
     return Switch("ovs-tor", plan.edge, plan.tor_dir, tuple(setup))
+
+
+def uplink(agent: AgentPlan) -> list[str]:
+    """What plugs a host's cable into the switch at the top of the rack."""
+    return ["--may-exist", "add-port", TOR, agent.edge_uplink, *_trunk(agent.edge_uplink)]
 
 
 def _trunk(port: str) -> tuple[str, ...]:
@@ -67,6 +72,11 @@ async def start(plan: LabPlan, switch: Switch) -> None:
     switch.directory.mkdir(parents=True, exist_ok=True)
     database = str(switch.directory / "conf.db")
     await run(plan, ["ovsdb-tool", "create", database, str(_SCHEMA)])
+    await start_again(plan, switch)
+
+
+async def start_again(plan: LabPlan, switch: Switch) -> None:
+    """Bring one up that has its database already, with all that is in it."""
     server, daemon = parts(plan, switch)
     await supervise.start(plan, server)
     await run(plan, ["ovs-vsctl", "--no-wait", "init"], env=switch.env)

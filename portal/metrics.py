@@ -6,7 +6,7 @@ snapshot), and what others count already (events by type), is read from the read
 scrape, so no gauge can be left behind by a code path that forgot to set it.
 
 No label ever carries an instance, a task or an address: the number of series stays that of the sinks,
-pools and event types, whatever Marathon runs.
+pools, hosts and event types, whatever Marathon runs.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ class Metrics:
               registry=registry).labels("mooring").set(1)  # fmt: skip
         for lone in (self._errors, self._reconcile_time, self._queued, self._worked):
             lone.labels(CONTROLLER)
+        for kind in ("port", "device"):
+            self._collected.labels(kind)
         for sink in sinks:
             self._applied.labels(sink)
             for outcome in ("done", "retry", "refused"):
@@ -76,6 +78,10 @@ class Metrics:
         self._verified = Gauge("mooring_verified_timestamp_seconds",
                                "When the sinks were last compared with the records.", ["sink"],
                                registry=registry)  # fmt: skip
+        self._dropped = counter("guard_dropped_packets_total", "Packets that the guards of ports dropped.",
+                                "host", "reason")  # fmt: skip
+        self._collected = counter("ports_collected_total", "Dead ports, and devices without one, removed.",
+                                  "kind")  # fmt: skip
         self._snapshots = counter("snapshots_total", "Full listings asked for, by result.", "result")
 
     def _histograms(self, registry: CollectorRegistry) -> None:
@@ -133,11 +139,19 @@ class Metrics:
         """Something that was "missing", "different" or "surplus" is being put right."""
         self._repairs.labels(sink, kind).inc()
 
+    def port_collected(self, kind: str) -> None:
+        """A dead "port", or a "device" that had none, was removed from its host."""
+        self._collected.labels(kind).inc()
+
     def verified(self, at: float, found: Mapping[tuple[str, str], int]) -> None:
         """A look at the sinks ended at that time (Unix seconds): how much was found, by sink and kind."""
         for (sink, kind), count in found.items():
             self._drift.labels(sink, kind).set(count)
             self._verified.labels(sink).set(at)
+
+    def guards_dropped(self, host: str, reason: str, packets: int) -> None:
+        """A host has told how many packets of its containers were dropped since it told last; may be 0."""
+        self._dropped.labels(host, reason).inc(packets)
 
     # -- what is
 

@@ -28,7 +28,10 @@ from mooring.lab.plan import DEFAULT_PARENT, LabError, LabPlan
 
 HERE = Path(__file__).resolve().parent
 E2E = HERE / "e2e"
-SECOND = ("test_crash.py", "test_rebuild.py", "test_brake.py", "test_story.py", "test_stream_faults.py")
+SECOND = (
+    "test_crash.py", "test_rebuild.py", "test_brake.py", "test_story.py", "test_stream_faults.py",
+    "test_moves.py",
+)  # fmt: skip
 LABS = (("test", 26000), ("test2", 26100))  # of the second part and of the third
 LOGS = tuple(HERE.parent / "build" / f"test-part-{number}.log" for number in (2, 3))
 _ENDS_WITHIN_S = 90.0

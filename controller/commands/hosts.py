@@ -1,4 +1,4 @@
-"""`mooring hosts`: who answers, and what to do about a host that never will again."""
+"""`mooring hosts`: who answers, who is being worked on, and what to do about one that never will again."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from urllib.parse import quote
 
 import click
 
+from mooring.controller.commands.hosts_check import check
 from mooring.controller.commands.place import Place
 from mooring.controller.commands.screen import Screen, json_option, moment, print_json
 from mooring.controller.control_client import ControlClient
-from mooring.controller.doors.hosts import FenceWish, HostRow
+from mooring.controller.doors.hosts import FenceWish, HostRow, MaintenanceWish
 
 _PATIENCE_S = 120.0  # every host is asked, and a silent one takes its time
 
@@ -19,7 +20,10 @@ _PATIENCE_S = 120.0  # every host is asked, and a silent one takes its time
 @json_option
 @click.pass_context
 def hosts(ctx: click.Context, as_json: bool) -> None:
-    """Ask every host now and show who answers; ends with 1 if one that is not fenced does not."""
+    """Ask every host now and show who answers.
+
+    Ends with 1 if one does not that is neither fenced nor in maintenance.
+    """
     if ctx.invoked_subcommand is not None:
         return
     found = _client(ctx.obj).ask("GET", "/hosts", list[HostRow])
@@ -63,6 +67,32 @@ def unfence(ctx: click.Context, host: str) -> None:
     _show(Screen(), found)
 
 
+hosts.add_command(check)
+
+
+@hosts.command()
+@click.argument("host")
+@click.option("--reason", default="", help="What is being done, for those who find it so.")
+@click.pass_context
+def maintain(ctx: click.Context, host: str, reason: str) -> None:
+    """Leave HOST alone while people are at work on it.
+
+    Nothing is sent there, its silence is no alarm, and what its containers shall have waits. No address that
+    lies there is given to anybody else; `mooring hosts fence` is for a host that will not come back.
+    """
+    path = f"/hosts/{quote(host, safe='')}/maintenance"
+    _show(Screen(), _client(ctx.obj).ask("PUT", path, list[HostRow], MaintenanceWish(reason)))
+
+
+@hosts.command()
+@click.argument("host")
+@click.pass_context
+def resume(ctx: click.Context, host: str) -> None:
+    """End the maintenance of HOST: it is looked at first, then all that waited goes on."""
+    path = f"/hosts/{quote(host, safe='')}/maintenance"
+    _show(Screen(), _client(ctx.obj).ask("DELETE", path, list[HostRow]))
+
+
 def _client(place: Place) -> ControlClient:
     return place.client(_PATIENCE_S)
 
@@ -72,7 +102,7 @@ def _show(screen: Screen, rows: Sequence[HostRow]) -> None:
         ("HOST", "STATE", "PORTS", "EPOCH", "BOUND", "STRANDED", "SINCE", "WHY"),
         [
             (row.host, row.state, row.ports, row.epoch, row.bound, row.stranded,
-             moment(row.fenced_at or row.silent_since), _why(row))
+             moment(row.fenced_at or row.maintained_at or row.silent_since), _why(row))
             for row in rows
         ],
     )  # fmt: skip
@@ -80,6 +110,8 @@ def _show(screen: Screen, rows: Sequence[HostRow]) -> None:
 
 def _why(row: HostRow) -> str:
     told = [row.reason or row.why]
+    if row.maintained_at is not None:
+        told.append(f"`mooring hosts resume {row.host}` when it is done")
     if row.fenced_at is not None:
         told.append("it answers: `mooring hosts unfence` takes it into use" if row.answers else row.why)
     if not row.known:

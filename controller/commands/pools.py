@@ -5,6 +5,7 @@ from __future__ import annotations
 from urllib.parse import quote
 
 import click
+from msgspec.structs import replace
 
 from mooring.controller.commands.place import Place
 from mooring.controller.commands.screen import Screen, json_option, print_json
@@ -32,7 +33,8 @@ def pools(place: Place, as_json: bool) -> None:
         ("POOL", "NETWORK", "VLAN", "GATEWAY", "FROM", "SIZE", "FREE", *map(str.upper, states),
          "WAITING", "EXHAUSTED"),
         [
-            (pool.name, pool.network, pool.vlan, pool.gateway, _source(pool), pool.size, pool.free,
+            (pool.name, _both(pool.network, pool.ipv6), pool.vlan, _both(pool.gateway, pool.gateway6),
+             _source(pool), pool.size, pool.free,
              *(pool.leases.get(state, 0) for state in states), pool.waiting, _span(pool.exhausted_in_s))
             for pool in found
         ],
@@ -51,6 +53,8 @@ def pool() -> None:
 @click.option("--vlan", type=int, help="VLAN tag of the switch ports; none: untagged.")
 @click.option("--mtu", type=int, help="MTU of the containers' interfaces.")
 @click.option("--route", "routes", multiple=True, metavar="NETWORK=NEXT_HOP", help="Repeatable.")
+@click.option("--ipv6", metavar="NETWORK", help="IPv6 network for a second address of each container.")
+@click.option("--gateway6", metavar="ADDRESS", help="IPv6 gateway: in --ipv6, or link-local (fe80::1).")
 @click.option("--exclude", multiple=True, metavar="ADDRESS[-ADDRESS]", help="Never given out; repeatable.")
 @_GROUP
 @click.pass_obj
@@ -64,10 +68,13 @@ def add(
     routes: tuple[str, ...],
     exclude: tuple[str, ...],
     groups: tuple[str, ...],
+    ipv6: str | None,
+    gateway6: str | None,
 ) -> None:
     """Add the pool NAME with the subnet NETWORK."""
     hops = tuple(_route(text) for text in routes)
-    wish = PoolSpec(PoolName(name), network, gateway, vlan, mtu, hops, exclude, groups=groups)
+    own = PoolSpec(PoolName(name), network, gateway, vlan, mtu, hops, exclude, groups=groups)
+    wish = replace(own, ipv6=ipv6, gateway6=gateway6)
     _say(place.client().ask("POST", "/pools", PoolSpec, wish), "added")
 
 
@@ -143,7 +150,13 @@ def _route(text: str) -> Route:
 
 def _say(spec: PoolSpec, done: str) -> None:
     wired = "untagged" if spec.vlan is None else f"VLAN {spec.vlan}"
-    click.echo(f"pool {spec.name} {done}: {spec.network}, {wired}, gateway {spec.gateway or 'none'}")
+    gateway = _both(spec.gateway, spec.gateway6) or "none"
+    click.echo(f"pool {spec.name} {done}: {_both(spec.network, spec.ipv6)}, {wired}, gateway {gateway}")
+
+
+def _both(first: str | None, second: str | None) -> str | None:
+    """What a pool has of each family, in one cell."""
+    return " + ".join(filter(None, (first, second))) or None
 
 
 def _source(row: PoolRow) -> str:

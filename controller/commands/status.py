@@ -95,6 +95,10 @@ def _remarks(overview: Overview) -> list[str]:
     if EVERYTHING in overview.paused:
         remarks.append("paused: all effects wait; go on with `mooring resume`")
     remarks += [f"paused: {app}" for app in overview.paused if app != EVERYTHING]
+    remarks += [
+        f"maintenance: {host} ({why}); go on with `mooring hosts resume {host}`"
+        for host, why in overview.maintained.items()
+    ]
     if overview.brake:
         remarks.append(f"brake: {overview.brake}")
     return remarks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import structlog
 from aiohttp import web
@@ -20,13 +21,19 @@ log = structlog.get_logger(__name__)
 MOST_NOTES = 10_000
 
 
-def routes(store: Store, clock: Clock, epoch: Epoch) -> list[web.RouteDef]:
-    """What can be asked: notes, a tenure, and the archive as a stream of lines."""
+def routes(
+    store: Store, clock: Clock, epoch: Epoch, leased: Callable[[str], str] = str
+) -> list[web.RouteDef]:
+    """What can be asked: notes, a tenure, and the archive as a stream of lines.
+
+    `leased` tells the address whose lease covers the one that is asked for (see `Pools.leased`).
+    """
 
     async def history(request: web.Request) -> web.Response:
         app = request.query.get("app")
+        address = request.query.get("address")
         query = HistoryQuery(
-            request.query.get("address"),
+            None if address is None else leased(address),
             None if app is None else AppId(app),
             _time(request, "until"),
             _limit(request),
@@ -36,7 +43,7 @@ def routes(store: Store, clock: Clock, epoch: Epoch) -> list[web.RouteDef]:
     async def who(request: web.Request) -> web.Response:
         at = _time(request, "at")
         asked = clock.now() if at is None else at
-        return json_reply(await tenure(store, request.match_info["address"], asked))
+        return json_reply(await tenure(store, leased(request.match_info["address"]), asked))
 
     async def backup(request: web.Request) -> web.StreamResponse:
         reply = web.StreamResponse()

@@ -1,4 +1,4 @@
-"""The control socket's routes for hosts: who answers, and the fences."""
+"""The control socket's routes for hosts: who answers, the fences, and maintenance."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class HostRow(msgspec.Struct, frozen=True):
     """One host, asked a moment ago."""
 
     host: str
-    state: str  # "answering", "silent" or "fenced"
+    state: str  # "answering", "silent", "fenced" or "maintenance"; nobody asks one in maintenance
     answers: bool  # a fenced host may have come back
     ports: int | None  # under our mark, when it was last heard; None: not heard in this daemon's life
     epoch: int | None  # the highest it has seen, likewise
@@ -30,8 +30,9 @@ class HostRow(msgspec.Struct, frozen=True):
     silent_since: float | None = None  # Unix seconds
     why: str = ""  # it is silent
     fenced_at: float | None = None  # Unix seconds
-    reason: str = ""  # it is fenced
+    reason: str = ""  # it is fenced, or in maintenance
     known: bool = True  # it stands in the inventory
+    maintained_at: float | None = None  # Unix seconds
 
 
 class FenceWish(msgspec.Struct, forbid_unknown_fields=True):
@@ -41,18 +42,24 @@ class FenceWish(msgspec.Struct, forbid_unknown_fields=True):
     force: bool = False
 
 
+class MaintenanceWish(msgspec.Struct, forbid_unknown_fields=True):
+    """Why people are at work on a host."""
+
+    reason: str = ""
+
+
 async def rows_of(engine: Engine, ground: Ground) -> list[HostRow]:
-    """Every host of the inventory and every other one that is fenced, all asked now."""
+    """Every host of the inventory and every other one that is fenced, asked now unless in maintenance."""
     hosts = ground.hosts
     names = sorted({*ground.inventory, *hosts.fenced})
-    await survey(hosts, names)
+    await survey(hosts, [name for name in names if name not in hosts.maintained])
     leases = engine.records.book.leases()
     counts = Counter((lease.host, lease.state) for lease in leases)
-    fences = engine.fences.all()
+    fences, maintained = engine.fences.all(), engine.maintenance.all()
     rows = []
     for name in names:
         silence, census = hosts.attendance.silences.get(name), hosts.attendance.censuses.get(name)
-        fence = fences.get(HostName(name))
+        fence, work = fences.get(HostName(name)), maintained.get(HostName(name))
         rows.append(
             HostRow(
                 host=name,
@@ -65,15 +72,16 @@ async def rows_of(engine: Engine, ground: Ground) -> list[HostRow]:
                 silent_since=silence.since if silence else None,
                 why=silence.why if silence else "",
                 fenced_at=fence.at if fence else None,
-                reason=fence.reason if fence else "",
+                reason=fence.reason if fence else work.reason if work else "",
                 known=name in ground.inventory,
+                maintained_at=work.at if work else None,
             )
         )
     return rows
 
 
 def routes(engine: Engine, ground: Ground) -> list[web.RouteDef]:
-    """All three answer with the hosts as they are then."""
+    """All answer with the hosts as they are then."""
 
     async def listed(request: web.Request) -> web.Response:
         return json_reply(await rows_of(engine, ground))
@@ -87,8 +95,19 @@ def routes(engine: Engine, ground: Ground) -> list[web.RouteDef]:
         await engine.unfence(HostName(request.match_info["host"]))
         return json_reply(await rows_of(engine, ground))
 
+    async def maintain(request: web.Request) -> web.Response:
+        wish = await body_of(request, MaintenanceWish)
+        await engine.maintain(HostName(request.match_info["host"]), wish.reason)
+        return json_reply(await rows_of(engine, ground))
+
+    async def resume(request: web.Request) -> web.Response:
+        await engine.end_maintenance(HostName(request.match_info["host"]))
+        return json_reply(await rows_of(engine, ground))
+
     return [
         web.get("/hosts", listed),
+        web.put("/hosts/{host}/maintenance", maintain),
+        web.delete("/hosts/{host}/maintenance", resume),
         web.put("/hosts/{host}/fence", fence),
         web.delete("/hosts/{host}/fence", unfence),
     ]

@@ -25,6 +25,7 @@ Hosts and instances
     POST   /lab/hosts/{name}/lose
     POST   /lab/hosts/{name}/return
     POST   /lab/instances/{id}/move?host={name}   kill the container, relaunch the instance there
+    POST   /lab/instances/{id}/overlook           the next end of its container is not noticed
     GET    /lab/instances         id, app, condition, goal, task, container, host
 
 With `switches_token` set, all of them need `Authorization: token=<it>`.
@@ -80,6 +81,7 @@ class Switches:
             ("POST", "hosts/{name}/return", self.return_host),
             ("GET", "instances", self.list_instances),
             ("POST", "instances/{id}/move", self.move),
+            ("POST", "instances/{id}/overlook", self.overlook),
         ):
             router.add_route(method, f"/lab/{path}", self._guarded(handler))
 
@@ -201,6 +203,14 @@ class Switches:
         instance.pinned_host = self._marathon.hosts.find(host).name
         self._marathon.fleet.kill(instance)
         return answer(_shown(instance))
+
+    async def overlook(self, request: web.Request) -> web.Response:
+        """Do not notice the next end of the instance's container, as if it were started anew in between."""
+        found = self._marathon.world.find(request.match_info["id"])
+        if found is None or found[1].run is None:
+            raise Unknown("Instance", request.match_info["id"])
+        self._marathon.world.overlooked.add(found[1].run.task_id)
+        return answer(_shown(found[1]))
 
 
 def _shown(instance: Instance) -> Json:

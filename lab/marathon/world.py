@@ -121,6 +121,7 @@ class World:
         self.apps: dict[str, App] = {}
         self.leaving: list[App] = []  # deleted, but tasks are still being killed
         self.runs: dict[str, Run] = {}
+        self.overlooked: set[str] = set()  # tasks, the next end of whose container is not noticed
         self.backoffs = Backoffs(settings.backoff_floor_s, settings.backoff_reset_s)
         self.launch_slots = asyncio.Semaphore(settings.launches_at_once)
         self.kill_slots = asyncio.Semaphore(settings.kills_at_once)
@@ -192,7 +193,9 @@ class World:
             run.end(Ending(Condition.FAILED, f"Container lost: {error}"))
 
     def _note(self, exit_: Exit) -> None:
-        if run := self.runs.get(exit_.task_id):
+        if exit_.task_id in self.overlooked:
+            self.overlooked.discard(exit_.task_id)
+        elif run := self.runs.get(exit_.task_id):
             run.end(ending_of(exit_, killed=run.kill_requested))
 
     def _done(self, task: asyncio.Task[Any]) -> None:

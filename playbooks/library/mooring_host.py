@@ -31,7 +31,8 @@ options:
     required: true
   operations:
     description:
-      - The operations, each with C(op) (attach, adopt, detach, observe, survey, write, probe) and C(id).
+      - The operations, each with C(op) (attach, adopt, detach, detect, observe, survey, write, probe, check)
+        and C(id).
     type: list
     elements: dict
   operations_base64:
@@ -51,9 +52,10 @@ options:
     type: str
     default: /run/mooring
   wiring:
-    description: How a new port is made; C(pipework) has the program of that name make it.
+    description:
+      - How a new port is made, C(native) or C(pipework), which has the program of that name make it. For
+        anything else an attach is refused.
     type: str
-    choices: [native, pipework]
     default: native
   clean_pipework:
     description: Whether ports and links that pipework left behind are removed although they carry no mark.
@@ -124,7 +126,7 @@ ARGUMENTS = {
     "database": {"type": "str", "default": "/var/run/openvswitch/db.sock"},
     "engine": {"type": "str", "default": "/var/run/docker.sock"},
     "state_dir": {"type": "str", "default": "/run/mooring"},
-    "wiring": {"type": "str", "choices": ["native", "pipework"], "default": "native"},
+    "wiring": {"type": "str", "default": "native"},
     "clean_pipework": {"type": "bool", "default": False},
 }
 

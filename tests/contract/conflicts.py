@@ -129,6 +129,7 @@ class Inside:
             surroundings=Surroundings(lambda address: Wiring(29), ZONE, lambda host: None),
             wake=self.woken.append,
             doubts=Doubts(),
+            expect=network.expect,
         )
 
     def _count(self) -> None:

@@ -31,8 +31,14 @@ def seat(slot: int, address: str | None = None, ttl: int = 10) -> NameSpec:
     return NameSpec(f"web-{slot}.{APP}", address or f"10.64.{slot // 250}.{slot % 250 + 1}", ttl)
 
 
-def share(address: str, ttl: int = 10) -> SharedNameSpec:
-    return SharedNameSpec(APP, address, ttl)
+def paired(slot: int) -> NameSpec:
+    """A seat with an address of either family."""
+    single = seat(slot)
+    return NameSpec(single.name, single.address, single.ttl, f"2001:db8:64::{slot + 1:x}")
+
+
+def share(address: str, ttl: int = 10, address6: str | None = None) -> SharedNameSpec:
+    return SharedNameSpec(APP, address, ttl, address6)
 
 
 def change(binding: str, wanted: Spec | None, *was: Spec, epoch: int = 1) -> Change:
@@ -40,8 +46,14 @@ def change(binding: str, wanted: Spec | None, *was: Spec, epoch: int = 1) -> Cha
 
 
 def entries(*specs: NameSpec) -> dict[str, Spec]:
-    """What is seen of seats: each by its own name and by that of its pointer."""
-    return {key: spec for spec in specs for key in (spec.name, reverse_name(spec.address))}
+    """What is seen of seats: each by its own name and by those of its pointers."""
+    pointed = [
+        (reverse_name(address), NameSpec(spec.name, address, spec.ttl))
+        for spec in specs
+        for address in (spec.address, spec.address6)
+        if address is not None
+    ]
+    return {spec.name: spec for spec in specs} | dict(pointed)
 
 
 async def one(sink: SeatNames | SharedNames, wanted: Change) -> Outcome:
@@ -51,6 +63,17 @@ async def one(sink: SeatNames | SharedNames, wanted: Change) -> Outcome:
 
 async def values(server: NameServer, name: str, type_: str = "A") -> set[str]:
     return set((await server.lookup([(name, type_)])).get((name, type_), RRset()).values)
+
+
+async def everything(server: NameServer) -> dict[Question, RRset]:
+    """All records but those of the zones themselves and our epochs."""
+    zones = [await server.transfer(zone) for zone in ZONES]
+    return {
+        (name, type_): rrset
+        for sets in zones
+        for (name, type_), rrset in sets.items()
+        if type_ not in {"SOA", "NS"} and "_mooring-epoch" not in name and not name.startswith("ns.")
+    }
 
 
 async def put(server: NameServer, name: str, type_: str, value: str, zone: str = ZONE) -> None:

@@ -204,8 +204,9 @@ async def inventory(
 
 def item(key: str = "/shop/web#0", instance: str = "i-1", status: str = "live") -> ItemSpec:
     return ItemSpec(
-        key, "/shop/web", instance, f"{instance}._app.1", "host-1", status, "10.64.0.7", 0, "blue"
-    )
+        key, "/shop/web", instance, f"{instance}._app.1", "host-1", status, "10.64.0.7", 0, "blue",
+        address6="fd00:64::a40:7",
+    )  # fmt: skip
 
 
 def change(binding: str, wanted: Spec | None, *was: Spec, generation: int = 1, epoch: int = 1) -> Change:
@@ -361,6 +362,7 @@ async def test_what_a_request_carries(http: BehindHttp) -> None:
         "host": "host-1",
         "status": "live",
         "address": "10.64.0.7",
+        "address6": "fd00:64::a40:7",
         "slot": 0,
         "pool": "blue",
         "owner": OWNER,

@@ -29,6 +29,8 @@ class Bench(Protocol):
 
     network: str  # whose first address is the first that is given out
 
+    async def prepare(self, host: str) -> None: ...
+
     async def run(
         self, host: str, operations: Sequence[Mapping[str, Any]], epoch: int
     ) -> Sequence[Mapping[str, Any]]: ...
@@ -43,7 +45,7 @@ class InMemory:
 
     def __init__(self) -> None:
         self.world = MemoryHosts(["h1", "h2"])
-        self.run = self.world.run
+        self.run, self.prepare = self.world.run, self.world.prepare
 
     def start(self, task: str, host: str = "h1") -> None:
         self.world.place(host, task)
@@ -60,6 +62,8 @@ class OnRealSwitch:
         self._rig = rig
         rig.vsctl("clear", "Bridge", BRIDGE, "external_ids")  # each test is another daemon of the same epoch
         self.network = f"10.64.3.{8 * next(_thirds)}/29"
+
+    async def prepare(self, host: str) -> None: ...
 
     async def run(
         self, host: str, operations: Sequence[Mapping[str, Any]], epoch: int

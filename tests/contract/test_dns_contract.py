@@ -25,7 +25,9 @@ from tests.contract.dns_samples import (
     change,
     emptied,
     entries,
+    everything,
     one,
+    paired,
     put,
     seat,
     seats_of,
@@ -104,6 +106,46 @@ async def test_a_seat_may_move_to_another_family(server: NameServer, seats: Seat
     assert await values(server, reverse_name(new.address), "PTR") == {new.name}
     assert await one(seats, change("b", None, new)) == Done()
     assert (await seats.observe()).shown == {}
+
+
+async def test_a_seat_of_a_paired_pool_has_two_addresses_and_two_pointers(
+    server: NameServer, seats: SeatNames
+) -> None:
+    spec = paired(0)
+    assert spec.address6 is not None
+    assert await one(seats, change("b", spec)) == Done(changed=True)
+    assert await values(server, spec.name) == {spec.address}
+    assert await values(server, spec.name, "AAAA") == {spec.address6}
+    for pointer in map(reverse_name, (spec.address, spec.address6)):
+        assert await values(server, pointer, "PTR") == {spec.name}
+        assert await values(server, marker_of(pointer), "TXT") == {MARK}
+    seen = await seats.observe()
+    assert (seen.shown, seen.faults, seen.foreign) == (entries(spec), {}, ())
+    assert await one(seats_of(server), change("b", spec, spec)) == Done(changed=False)
+    assert await one(seats, change("b", None, spec)) == Done(changed=True)
+    assert await everything(server) == {}
+
+
+async def test_a_seat_gets_and_loses_its_second_address(server: NameServer, seats: SeatNames) -> None:
+    single, both = seat(0), paired(0)
+    for wanted, was in ((both, single), (single, both)):
+        await one(seats, change("b", was, wanted))
+        assert await one(seats, change("b", wanted, was)) == Done(changed=True)
+        assert (await seats.observe()).shown == entries(wanted)
+
+
+async def test_a_pair_whose_half_was_changed_is_seen_and_mended(server: NameServer, seats: SeatNames) -> None:
+    spec = paired(0)
+    await one(seats, change("b", spec))
+    assert spec.address6 is not None
+    await take(server, spec.name, "AAAA", spec.address6)
+    shown = (await seats.observe()).shown
+    assert shown[spec.name] == seat(0)
+    await put(server, spec.name, "AAAA", "2001:db8::bad")
+    shown = (await seats.observe()).shown
+    assert shown[spec.name] != spec
+    assert await one(seats, change("b", spec, spec)) == Done(changed=True)
+    assert (await seats.observe()).shown == entries(spec)
 
 
 async def test_a_new_ttl_is_shown(server: NameServer, seats: SeatNames) -> None:
@@ -314,6 +356,20 @@ async def test_two_share_a_name_and_one_leaves(server: NameServer, shared: Share
     assert await values(server, marker_of(APP), "TXT") != set()
     assert await one(shared, change("b", None, second)) == Done()
     assert await values(server, APP) | await values(server, marker_of(APP), "TXT") == set()
+
+
+async def test_an_instance_of_a_paired_pool_shares_by_both_addresses(
+    server: NameServer, shared: SharedNames
+) -> None:
+    first, second = share("10.64.0.1", address6="2001:db8::a40:1"), share("10.64.0.2")
+    assert list(await shared.apply([change("a", first), change("b", second)])) == [Done(), Done()]
+    assert await values(server, APP) == {"10.64.0.1", "10.64.0.2"}
+    assert await values(server, APP, "AAAA") == {"2001:db8::a40:1"}
+    assert set((await shared.observe()).shown) == {
+        f"{APP}/{address}" for address in ("10.64.0.1", "10.64.0.2", "2001:db8::a40:1")
+    }
+    assert await one(shared, change("a", None, first)) == Done()
+    assert (await values(server, APP), await values(server, APP, "AAAA")) == ({"10.64.0.2"}, set())
 
 
 async def test_in_one_batch_one_comes_and_one_goes(server: NameServer, shared: SharedNames) -> None:

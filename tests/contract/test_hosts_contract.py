@@ -11,10 +11,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from hashlib import sha256
+from ipaddress import ip_address
 from typing import Any, Protocol
 
+import msgspec
 import pytest
 
+from mooring.controller.capabilities import HostFacts, faults_of
 from mooring.core.clock import SystemClock
 from mooring.core.errors import Retryable
 from mooring.core.model import BindingId, Epoch
@@ -25,6 +28,7 @@ from mooring.handlers.memory_hosts import HostSilent, MemoryHosts
 from tests.integration.host_module.rig import BRIDGE, HostRig, hosted, run
 
 HOST, PORT = "h1", 8080
+PREFIX6 = 64
 _numbers = itertools.count(10)
 Answer = Mapping[str, Any]
 
@@ -46,7 +50,7 @@ class Bench(Protocol):
 
     def stranger(self, address: str) -> AbstractContextManager[str]: ...
 
-    def wire(self, task: str, address: str, vlan: int | None = None) -> str: ...
+    def wire(self, task: str, address: str, vlan: int | None = None, beside: str = "") -> str: ...
 
 
 class InMemory:
@@ -76,8 +80,9 @@ class InMemory:
         yield self.world.strangers[address]
         del self.world.strangers[address]
 
-    def wire(self, task: str, address: str, vlan: int | None = None) -> str:
-        return self.world.wire(HOST, task, address, gateway="10.64.0.1", vlan=vlan).port
+    def wire(self, task: str, address: str, vlan: int | None = None, beside: str = "") -> str:
+        others = ((beside, PREFIX6),) if beside else ()
+        return self.world.wire(HOST, task, address, gateway="10.64.0.1", vlan=vlan, beside=others).port
 
 
 class OnRealSwitch:
@@ -107,7 +112,7 @@ class OnRealSwitch:
     def stranger(self, address: str) -> AbstractContextManager[str]:
         return self._rig.stranger(address)
 
-    def wire(self, task: str, address: str, vlan: int | None = None) -> str:
+    def wire(self, task: str, address: str, vlan: int | None = None, beside: str = "") -> str:
         """As a script does it."""
         process = self._rig.docker("inspect", "--format={{ .State.Pid }}", self._containers[task])
         port, inside = f"veth1pl{process}", ("nsenter", f"--net=/proc/{process}/ns/net", "ip")
@@ -115,6 +120,9 @@ class OnRealSwitch:
             "peer", "name", "eth1", "netns", process)  # fmt: skip
         run("ip", "-n", self._rig.name, "link", "set", port, "up")
         run(*inside, "address", "add", f"{address}/22", "dev", "eth1")
+        if beside:
+            run(*inside[:-1], "sysctl", "-qw", "net.ipv6.conf.eth1.disable_ipv6=0")
+            run(*inside, "address", "add", f"{beside}/{PREFIX6}", "dev", "eth1", "nodad")
         run(*inside, "link", "set", "eth1", "up")
         run(*inside, "route", "add", "default", "via", "10.64.0.1")
         self._rig.vsctl("add-port", BRIDGE, port, *([f"tag={vlan}"] if vlan else []))
@@ -134,12 +142,16 @@ def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
     bench.forget_epoch()
 
 
+def _address(number: int) -> str:
+    return f"10.64.{1 + number // 250}.{1 + number % 250}"
+
+
 def order(task: str, **changes: Any) -> dict[str, Any]:
     """An attach with an address and an instance of its own."""
     number = next(_numbers)
     return {
         "op": "attach", "id": f"b{number}", "task_id": task, "app": "/shop/web", "slot": number,
-        "instance": f"shop_web.instance-{number}", "address": f"10.64.2.{number}", "prefix": 22,
+        "instance": f"shop_web.instance-{number}", "address": _address(number), "prefix": 22,
         "gateway": "10.64.0.1", "routes": [{"to": "10.0.0.0/8", "via": "10.64.0.1"}], "vlan": None,
         "mtu": None, "generation": 1, **changes,
     }  # fmt: skip
@@ -192,7 +204,16 @@ async def test_a_second_attach_changes_nothing(bench: Bench) -> None:
     assert (*verdict(again), again["port"]) == ("done", False, port)
 
 
-@pytest.mark.parametrize("change", [{"vlan": 100}, {"generation": 2}, {"routes": []}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"vlan": 100},
+        {"generation": 2},
+        {"routes": []},
+        {"barred": ["10.9.0.0/24", "fd09::/64"]},
+        {"rate_out": 1_000_000, "rate_in": 2_000_000},
+    ],
+)
 async def test_what_differs_is_changed_in_place(bench: Bench, change: Mapping[str, Any]) -> None:
     asked, port = await attached(bench)
     [answer] = await bench.do({**asked, **change})
@@ -201,12 +222,35 @@ async def test_what_differs_is_changed_in_place(bench: Bench, change: Mapping[st
 
 
 async def test_marks_tell_the_port_again(bench: Bench) -> None:
-    asked, _ = await attached(bench, vlan=7)
+    asked, _ = await attached(bench, vlan=7, barred=["10.9.0.0/24", "fd09::/64"])
     [report] = await bench.do({"op": "observe", "id": "o"})
     [spec] = [spec for spec in port_marks(HOST, report) if spec.address == asked["address"]]
     assert (spec.task, spec.app, spec.slot, spec.instance, spec.prefix, spec.vlan, spec.lease_generation) == (
         asked["task_id"], asked["app"], asked["slot"], asked["instance"], 22, 7, 1,
     )  # fmt: skip
+    assert spec.barred == ("10.9.0.0/24", "fd09::/64")
+
+
+async def test_a_limit_is_told_while_it_stands(bench: Bench) -> None:
+    asked, _ = await attached(bench, rate_out=1_000_000, rate_in=2_000_000)
+    lifted = {**asked, "rate_out": None, "rate_in": None}
+    for order, rates in ((asked, (1_000_000, 2_000_000)), (lifted, (None, None))):
+        await bench.do(order)
+        [report] = await bench.do({"op": "observe", "id": "o"})
+        [spec] = [spec for spec in port_marks(HOST, report) if spec.address == asked["address"]]
+        assert (spec.rate_out, spec.rate_in) == rates
+
+
+async def test_a_check_tells_facts_and_changes_nothing(bench: Bench) -> None:
+    await attached(bench)
+    [answer] = await bench.do({"op": "check", "id": "c"})
+    assert verdict(answer) == ("done", False)
+    facts = msgspec.convert(dict(answer), HostFacts)
+    assert list(faults_of(facts)) == []
+    assert (facts.switch.datapath, facts.switch.checksum_offload_off) == ("netdev", True)
+    assert facts.switch.ports > 0
+    assert facts.engine.version
+    assert (facts.limits["tbf"], facts.limits["meters"]) == ("", "")
 
 
 async def test_an_absent_container_is_waited_for(bench: Bench) -> None:
@@ -289,6 +333,37 @@ async def test_a_late_detach_spares_the_living_successor(bench: Bench) -> None:
     assert answer["removed"] == [port]
 
 
+def collecting(port: Answer, **changes: Any) -> dict[str, Any]:
+    """The detach of that one port, should nothing live behind it."""
+    return {"op": "detach", "id": "c", "port": port["port"], "container": port["container"], **changes}
+
+
+async def test_a_detach_that_names_a_port_removes_it_only_when_dead(bench: Bench) -> None:
+    asked, name = await attached(bench)
+    [port] = await ports(bench, asked["address"])
+    [answer] = await bench.do(collecting(port))
+    assert (*verdict(answer), answer["removed"]) == ("done", False, [])
+    assert [spared["port"] for spared in answer["spared"]] == [name]
+    bench.kill(asked["task_id"])
+    for other in (collecting(port, container="of-another@start"), collecting(port, container=None)):
+        [answer] = await bench.do(other)
+        assert verdict(answer) == ("done", False)
+    assert len(await ports(bench, asked["address"])) == 1
+    [answer] = await bench.do(collecting(port))
+    assert (*verdict(answer), answer["removed"]) == ("done", True, [name])
+    assert await ports(bench, asked["address"]) == []
+    assert verdict((await bench.do(collecting(port)))[0]) == ("done", False)
+
+
+async def test_a_port_of_a_higher_epoch_is_not_removed_as_dead(bench: Bench) -> None:
+    asked, _ = await attached(bench)
+    [port] = await ports(bench, asked["address"])
+    bench.kill(asked["task_id"])
+    await bench.do({"op": "observe", "id": "o", "fence": True}, epoch=7)
+    assert verdict((await bench.do(collecting(port)))[0]) == ("stale", False)
+    assert len(await ports(bench, asked["address"])) == 1
+
+
 class AsRunner:
     """A bench as the sinks see it."""
 
@@ -297,6 +372,8 @@ class AsRunner:
 
     async def run(self, host: str, operations: Sequence[Mapping[str, Any]], epoch: int) -> Sequence[Answer]:
         return await self._bench.do(*operations, epoch=epoch)
+
+    async def prepare(self, host: str) -> None: ...
 
 
 async def removed(bench: Bench, asked: Mapping[str, Any], *tasks: str, **changes: Any) -> Outcome:
@@ -404,6 +481,82 @@ async def test_an_address_on_which_a_stranger_answers_is_not_attached(bench: Ben
     assert await ports(bench, taken["address"]) == []
     assert verdict(attached) == ("done", True)
     assert verdict((await bench.do(taken))[0]) == ("done", True)
+
+
+async def test_the_wire_can_be_asked_before_there_is_a_container(bench: Bench) -> None:
+    asked, _ = await attached(bench)
+    stranger, free = (order(task_of(next(_numbers)))["address"] for _ in range(2))
+    with bench.stranger(stranger) as mac:
+        wishes = [{"op": "detect", "id": address, "address": address} for address in (stranger, free)]
+        by_stranger, by_nobody, by_us = await bench.do(*wishes, {**wishes[0], "address": asked["address"]})
+    assert (*verdict(by_stranger), by_stranger["answered_by"]) == ("done", False, [mac])
+    assert (*verdict(by_nobody), by_nobody["answered_by"]) == ("done", False, [])
+    assert len(by_us["answered_by"]) == 1
+    assert (await bench.do({"op": "observe", "id": "o"}, epoch=2))[0]["status"] == "done"
+    assert (await bench.do({**wishes[0], "id": "late"}, epoch=0))[0]["status"] == "stale"
+
+
+def paired(address: str) -> dict[str, Any]:
+    """What an attach says of the second address."""
+    partner = ip_address("fd00:64::") + int(ip_address(address))
+    return {"address6": str(partner), "prefix6": 64, "gateway6": "fe80::1"}
+
+
+async def test_a_pair_is_one_port_and_its_marks_tell_both_addresses(bench: Bench) -> None:
+    asked, port = await attached(bench)
+    both = {**asked, **paired(asked["address"])}
+    [answer] = await bench.do(both)
+    assert (*verdict(answer), answer["port"], answer["address6"]) == ("done", True, port, both["address6"])
+    assert verdict((await bench.do(both))[0]) == ("done", False)
+    [report] = await bench.do({"op": "observe", "id": "o"})
+    [spec] = [spec for spec in port_marks(HOST, report) if spec.address == asked["address"]]
+    assert (spec.address6, spec.prefix6) == (both["address6"], 64)
+    for answer in await bench.do(probe(asked), probe(asked, address=both["address6"])):
+        assert answer["status"] == "done"
+    assert verdict((await bench.do(asked))[0]) == ("done", True)
+    [report] = await bench.do({"op": "observe", "id": "o"})
+    [spec] = [spec for spec in port_marks(HOST, report) if spec.address == asked["address"]]
+    assert (spec.address6, spec.prefix6) == (None, None)
+
+
+async def test_a_pair_has_one_holder_whichever_address_is_asked_for(bench: Bench) -> None:
+    asked, port = await attached(bench)
+    both = {**asked, **paired(asked["address"])}
+    await bench.do(both)
+    first, second = task_of(next(_numbers)), task_of(next(_numbers))
+    bench.start(first)
+    bench.start(second)
+    half = {**order(first), "address6": both["address6"], "prefix6": 64}
+    [answer, refused] = await bench.do(half, {**order(second), "address6": both["address6"], "prefix6": 64})
+    assert (answer["status"], answer["removed"]) == ("done", [port])
+    assert refused["status"] == "refused"
+
+
+@pytest.mark.parametrize("half", ["address", "address6"])
+async def test_a_stranger_on_either_address_is_a_conflict_that_names_it(bench: Bench, half: str) -> None:
+    task = task_of(next(_numbers))
+    bench.start(task)
+    asked = order(task, detect=True)
+    asked |= paired(asked["address"])
+    with bench.stranger(asked[half]) as mac:
+        [answer] = await bench.do(asked)
+        assert verdict(answer) == ("conflict", False)
+        assert (answer["answered_by"], answer["answered_on"]) == ([mac], [asked[half]])
+        assert asked[half] in answer["reason"]
+        assert await ports(bench, asked["address"]) == []
+    assert verdict((await bench.do(asked))[0]) == ("done", True)
+
+
+async def test_a_stranger_on_the_partner_of_a_living_port_is_met_before_it_is_added(bench: Bench) -> None:
+    asked, port = await attached(bench)
+    both = {**asked, **paired(asked["address"]), "detect": True}
+    with bench.stranger(both["address6"]):
+        [answer] = await bench.do(both)
+        assert (verdict(answer), answer["answered_on"]) == (("conflict", False), [both["address6"]])
+        [seen] = await ports(bench, asked["address"])
+        assert (seen["port"], seen["address6"] or None) == (port, None)
+    assert verdict((await bench.do(both))[0]) == ("done", True)
+    assert verdict((await bench.do(both))[0]) == ("done", False)
 
 
 async def test_a_stranger_is_only_looked_for_when_asked(bench: Bench) -> None:
@@ -563,13 +716,13 @@ async def surveyed(bench: Bench, task: str) -> list[Answer]:
     return [row for row in report["containers"] if row["task"] == task]
 
 
-async def wired(bench: Bench, **changes: Any) -> tuple[dict[str, Any], dict[str, Any], str]:
+async def wired(bench: Bench, beside: str = "", **changes: Any) -> tuple[dict[str, Any], dict[str, Any], str]:
     """A container that others have wired: (its attach, the order to adopt it, port name)."""
     task = task_of(next(_numbers))
     bench.start(task)
     asked = order(task, **changes)
-    port = bench.wire(task, asked["address"], asked["vlan"])
-    [row] = await surveyed(bench, task)
+    port = bench.wire(task, asked["address"], asked["vlan"], beside)
+    [row] = [row for row in await surveyed(bench, task) if row["address"] == asked["address"]]
     keys = ("id", "task_id", "app", "slot", "instance", "address", "prefix", "vlan", "generation")
     seen = {"interface": row["interface"], "port": row["port"], "container": row["container"]}
     return asked, {"op": "adopt", **{key: asked[key] for key in keys}, **seen}, port
@@ -639,6 +792,46 @@ async def test_what_is_not_as_surveyed_is_not_adopted(
     [answer] = await bench.do({**taking, **change})
     assert verdict(answer) == (status, False)
     assert len(await surveyed(bench, asked["task_id"])) == 1
+    assert await ports(bench, asked["address"]) == []
+
+
+async def test_a_pair_is_adopted_together_and_never_half_of_it(bench: Bench) -> None:
+    """Through a port of ours nothing but its own addresses may speak."""
+    partner = "fd00:64::a40:117"
+    asked, taking, port = await wired(bench, beside=partner)
+    assert {row["address"]: row["prefix"] for row in await surveyed(bench, asked["task_id"])} == {
+        asked["address"]: 22, partner: PREFIX6
+    }  # fmt: skip
+    [answer] = await bench.do(taking)
+    assert (verdict(answer), f"{partner} as well" in answer["reason"]) == (("refused", False), True)
+    both = {"address6": partner, "prefix6": PREFIX6}
+    [answer] = await bench.do({**taking, "address6": "fd00:64::1234", "prefix6": PREFIX6})
+    assert verdict(answer) == ("refused", False)
+    [answer] = await bench.do({**taking, **both})
+    assert verdict(answer) == ("done", True)
+    [seen] = await ports(bench, asked["address"])
+    assert (seen["address6"], seen["prefix6"], seen["port"]) == (partner, PREFIX6, port)
+    [attached] = await bench.do({**asked, **both})
+    assert (attached["status"], attached["port"]) == ("done", port)
+
+
+async def test_an_adopted_port_is_barred_from_the_beginning(bench: Bench) -> None:
+    asked, taking, _ = await wired(bench)
+    [answer] = await bench.do({**taking, "barred": ["10.99.0.0/24"]})
+    assert answer["status"] == "done"
+    [seen] = await ports(bench, asked["address"])
+    assert seen["barred"] == ["10.99.0.0/24"]
+
+
+async def test_a_dead_port_that_was_adopted_goes_by_its_name(bench: Bench) -> None:
+    asked, taking, port = await wired(bench)
+    await bench.do(taking)
+    gone = {"op": "detach", "id": "d", "port": port, "container": taking["container"]}
+    [answer] = await bench.do(gone)
+    assert (answer["removed"], [spared["port"] for spared in answer["spared"]]) == ([], [port])
+    bench.kill(asked["task_id"])
+    [answer] = await bench.do(gone)
+    assert (*verdict(answer), answer["removed"]) == ("done", True, [port])
     assert await ports(bench, asked["address"]) == []
 
 

@@ -128,6 +128,8 @@ async def restored(plan: LabPlan, handle: LabHandle, operator: Operator) -> None
         for host in json.loads((await background.command(plan, "hosts", "--json"))[1]):
             if host["state"] == "fenced":
                 await background.command(plan, "hosts", "unfence", host["host"])
+    for host in (await background.status(plan))["overview"]["maintained"]:
+        await background.command(plan, "hosts", "resume", host)
     for app in (await background.status(plan))["overview"]["paused"]:
         await background.command(plan, "resume", *([] if app == "*" else [app]))
 

@@ -67,7 +67,9 @@ async def holders(handle: LabHandle, dead: str = "") -> tuple[Holders, Holders]:
     plugged: dict[str, set[str]] = {}
     for port in await switch_ports(handle):
         if port["host"] != dead:
-            plugged.setdefault(port["mooring-address"], set()).add(f"{port['host']} {port['name']}")
+            for key in ("mooring-address", "mooring-address6"):
+                if key in port:
+                    plugged.setdefault(port[key], set()).add(f"{port['host']} {port['name']}")
     return _frozen(inside), _frozen(plugged)
 
 

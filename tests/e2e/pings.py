@@ -57,6 +57,11 @@ def heard_in(told: str) -> Heard:
     return Heard(answers, int(_SENT.findall(told)[-1]))
 
 
+def answers_in(told: str) -> list[float]:
+    """When each answer came, Unix seconds, in what ping has written so far."""
+    return [float(at) for at, _ in _ANSWER.findall(told)]
+
+
 @dataclass
 class Pings:
     """What was heard, by address; filled when the pinging has ended."""

@@ -1,7 +1,8 @@
-"""An app whose pool is IPv6: pool, lease, port, name and history, asked of containers, switches and BIND.
+"""Apps with IPv6 addresses: pool, lease, port, name and history, asked of containers, switches and BIND.
 
-The pool is made while the daemon runs.  The lab's edge has IPv4 only, so the containers are asked from one
-another, over switches on two hosts, and no balancer takes part.
+One app lives in a pool of IPv6, another in a pool of IPv4 that is paired with an IPv6 network.  The pools are
+made while the daemon runs.  The lab's edge has IPv4 only, so the containers are asked from one another, over
+switches on two hosts, and no balancer takes part.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from ipaddress import IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from mooring.lab import background, supervise
 from mooring.lab.handle import LabHandle
@@ -23,20 +24,25 @@ POOL = "six"
 NETWORK = IPv6Network("fd00:64::/64")
 GATEWAY = NETWORK[1]
 
+BOTH = "/lab/both"
+PAIRED, PARTNERS = IPv4Network("10.64.200.0/28"), IPv6Network("fd00:65::/64")
+
 Seats = dict[str, tuple[str, IPv6Address]]  # task: host and address
+Pairs = dict[str, tuple[str, IPv4Address, IPv6Address]]  # task: host and addresses
 
 
 @asynccontextmanager
-async def pool(plan: LabPlan) -> AsyncIterator[None]:
-    """Meanwhile there is an IPv6 pool, in a VLAN that the switches between the hosts know."""
-    add = ("pool", "add", POOL, str(NETWORK), "--gateway", str(GATEWAY), "--vlan", str(VLANS[0].tag))
+async def pool(plan: LabPlan, name: str = POOL, *words: str) -> AsyncIterator[None]:
+    """Meanwhile there is that pool, in a VLAN that the switches between the hosts know."""
+    words = words or (str(NETWORK), "--gateway", str(GATEWAY))
+    add = ("pool", "add", name, *words, "--vlan", str(VLANS[0].tag))
     assert (await background.command(plan, *add))[0] == 0
     yield
-    await eventually(lambda: removed(plan), DEADLINE_S)
+    await eventually(lambda: removed(plan, name), DEADLINE_S)
 
 
-async def removed(plan: LabPlan) -> tuple[None, str]:
-    code, output = await background.command(plan, "pool", "remove", POOL)
+async def removed(plan: LabPlan, name: str) -> tuple[None, str]:
+    code, output = await background.command(plan, "pool", "remove", name)
     return None, "" if code == 0 else output
 
 
@@ -60,10 +66,10 @@ async def six_in(plan: LabPlan, pid: int) -> list[IPv6Address]:
     return [IPv6Address(entry["local"]) for entry in entries if "local" in entry]
 
 
-async def answers(plan: LabPlan, handle: LabHandle, asker: str, address: IPv6Address) -> None:
+async def answers(plan: LabPlan, handle: LabHandle, asker: str, address: IPv4Address | IPv6Address) -> None:
     """Raises `LabError` unless the address answers three pings out of that task's container."""
     pid = await handle.container_pid(asker)
-    argv = ["nsenter", f"--net=/proc/{pid}/ns/net", "ping", "-6", "-c", "3", "-i", "0.2", "-W", "2"]
+    argv = ["nsenter", f"--net=/proc/{pid}/ns/net", "ping", "-c", "3", "-i", "0.2", "-W", "2"]
     await supervise.run(plan, [*argv, str(address)])
 
 
@@ -98,3 +104,69 @@ async def test_an_app_in_an_ipv6_pool_is_wired_named_and_finds_its_addresses_aga
 async def all_but(gone: str, plan: LabPlan, handle: LabHandle, operator: Operator) -> tuple[Seats, str]:
     found, problem = await seats(plan, handle, operator, 3)
     return found, f"{gone} still runs" if gone in found else problem
+
+
+async def pairs(plan: LabPlan, handle: LabHandle, operator: Operator, without: str = "") -> tuple[Pairs, str]:
+    """Where both instances are, with both addresses of each, once containers and switches agree."""
+    hosts = {str(task.id): str(task.host) for task in await operator.running(BOTH)}
+    ports = {port["mooring-task"]: port for port in await switch_ports(handle)}
+    found: Pairs = {}
+    for task, pid in (await handle.running_pids()).items():
+        four = [one.partition("/")[0] for one in await handle.addresses_of(pid)]
+        six = [str(one) for one in await six_in(plan, pid) if one in PARTNERS]
+        marks = ports.get(task, {})
+        if (
+            task in hosts
+            and four == [marks.get("mooring-address")]
+            and six == [marks.get("mooring-address6")]
+        ):
+            found[task] = (hosts[task], IPv4Address(four[0]), IPv6Address(six[0]))
+    if without in found or len(found) != 2:
+        return found, f"{len(found)} of 2 have both addresses, {without or 'nobody'} shall be gone"
+    return found, ""
+
+
+async def both_named(handle: LabHandle, found: Pairs) -> tuple[None, str]:
+    """The app's name leads to every address, and each seat's to its own two."""
+    name = f"both.lab.{ZONE}"
+    seats = [(f"both-{seat}.{name}", addresses[1:]) for seat, addresses in enumerate(_by_seat(found))]
+    four, six = [one[1] for one in found.values()], [one[2] for one in found.values()]
+    for asked, wanted4, wanted6 in ((name, four, six), *((seat, [a], [b]) for seat, (a, b) in seats)):
+        told4, told6 = await handle.dig(asked, "A"), await handle.dig(asked, "AAAA")
+        if {*map(IPv4Address, told4)} != {*wanted4} or {*map(IPv6Address, told6)} != {*wanted6}:
+            return None, f"{asked} leads to {told4} and {told6}"
+    return None, ""
+
+
+def _by_seat(found: Pairs) -> list[tuple[str, IPv4Address, IPv6Address]]:
+    """Seats get the lowest addresses first."""
+    return sorted(found.values(), key=lambda one: one[1])
+
+
+async def test_an_app_in_a_paired_pool_keeps_both_addresses_on_another_host(
+    plan: LabPlan, handle: LabHandle, operator: Operator
+) -> None:
+    words = (str(PAIRED), "--gateway", str(PAIRED[1]), "--ipv6", str(PARTNERS), "--gateway6", "fe80::1")
+    async with pool(plan, "both", *words), watched_addresses(handle):
+        definition = app(BOTH, 2, 8080)
+        await operator.deploy({**definition, "labels": {"MOORING_POOL": "both"}})
+        before = await eventually(lambda: pairs(plan, handle, operator), DEADLINE_S)
+        given = {(four, six) for _, four, six in before.values()}
+        assert given == {(PAIRED[last], PARTNERS[int(PAIRED[last])]) for last in (2, 3)}
+        await eventually(lambda: both_named(handle, before), DEADLINE_S)
+        (mover, (home, four, six)), (asker, _) = sorted(before.items())
+        for address in (four, six):
+            await answers(plan, handle, asker, address)
+
+        await handle.docker_kill(mover)
+        after = await eventually(lambda: pairs(plan, handle, operator, mover), DEADLINE_S)
+        [(host, *kept)] = [found for task, found in after.items() if task != asker]
+        assert kept == [four, six]
+        assert host != home, "the lab's Marathon launches on its agents in turn"
+        for address in (four, six):
+            await answers(plan, handle, asker, address)
+        await eventually(lambda: both_named(handle, after), DEADLINE_S)
+        code, told = await background.command(plan, "who", str(six))
+        assert (code, BOTH in told, str(four) in told) == (0, True, True), told
+
+        await operator.delete(BOTH)

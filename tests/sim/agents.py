@@ -74,9 +74,10 @@ class Agents(MemoryHosts):
             self.left[was.address] = self._clock.monotonic()
         if now is None or any(port.address == now.address for port in before.values()):
             return
-        since = self.came.get(now.address)
-        if since is not None and since < self._clock.monotonic():
-            self._breach(f"{now.address} was given to {now.task} on {host} although a stranger answers on it")
+        for address in now.addresses:
+            since = self.came.get(address)
+            if since is not None and since < self._clock.monotonic():
+                self._breach(f"{address} was given to {now.task} on {host} although a stranger answers on it")
 
     def landed_or_lost(self, flight: InTheAir) -> None:
         """The play is not on its way any more."""

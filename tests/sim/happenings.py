@@ -11,13 +11,15 @@ from dataclasses import replace
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
 
-from mooring.core.model import AppId, LeaseState
+from mooring.core.model import AppId, HostName, LeaseState
 from mooring.core.readmodel import EVERYTHING
 from mooring.core.specs import MemberSpec
 from mooring.dns.records import RRset
+from mooring.handlers.memory_hosts import MemoryPort
 from mooring.handlers.wants import NGINX
 from tests.sim.apps import SimApp
 from tests.sim.lines import told_by_nginx
+from tests.sim.pairs import both
 from tests.sim.world import ZONE, Lie
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 Happening = Callable[["Story"], None]
 _MAC = "0e:00:00:00:00:{:02x}"
-ELSEWHERE = "10.66.0.1"  # an address that is nobody's here
+ELSEWHERE, ELSEWHERE_6 = "10.66.0.1", "fd00:66::1"  # addresses that are nobody's here
 SHORT_S = 11.0  # a lie of this length is believed by nobody, because it cannot be told twice
 LONG_S = 45.0
 
@@ -244,6 +246,30 @@ def unfence(story: Story) -> None:
         story.operator.does(f"unfence {host}", engine.unfence(host))
 
 
+def maintain_or_resume(story: Story) -> None:
+    """People begin or end work on a host; as likely as not it is switched off or away meanwhile."""
+    engine = story.operator.engine
+    if engine is None:
+        return
+    host = HostName(story.chance.choice(story.hosts))
+    if host in engine.maintenance.all():
+        story.operator.does(f"resume host {host}", engine.end_maintenance(host))
+    else:
+        story.operator.does(f"maintain {host}", engine.maintain(host, "new disks"))
+
+
+def dig_up_a_port(story: Story) -> None:
+    """A host's switch has a port again of a container long gone, as from an old copy of its database."""
+    host = story.world.agents.hosts[story.chance.choice(story.hosts)]
+    address, number = story.chance.choice(_low_addresses(story)), story.chance.randrange(10**6)
+    task = f"old_app.instance-{number}._app.1"
+    port = MemoryPort(f"mo{number}", address, 24, task.partition("._app.")[0], task, "/old/app", 0, 1,
+                      min(host.epoch, 1), f"{task}@0")  # fmt: skip
+    story.world.agents.ghosts.add(port.name)
+    host.ports[port.name] = port
+    story.world.trace(f"* {host.name} has an old port with {address}")
+
+
 def set_aside(story: Story) -> None:
     """An operator reserves an address, or gives it back."""
     engine = story.operator.engine
@@ -281,9 +307,13 @@ def _low_addresses(story: Story) -> list[str]:
 
 
 def stranger(story: Story) -> None:
-    """A machine that nobody told us of takes an address, as likely as not the next to be given out."""
+    """A machine that nobody told us of takes an address, as likely as not the next to be given out.
+
+    Of a pair it takes the one or the other.
+    """
     used = {port.address for _, port in story.world.agents.answering()}
-    address = story.chance.choice([one for one in _low_addresses(story) if one not in used])
+    pair = both(story.chance.choice([one for one in _low_addresses(story) if one not in used]))
+    address = story.chance.choice(pair)
     story.begins(f"a stranger takes {address}", _strange(story, address))
 
 
@@ -307,8 +337,12 @@ def unplug(story: Story) -> None:
 def rewrite_a_name(story: Story) -> None:
     """A record of ours is removed or changed by hand, or somebody adds one of his own."""
     server, chance = story.world.server, story.chance
+    shown = ((name, kind) for name in story.world.names() for kind in ("A", "AAAA"))
     ours = sorted(
-        (*((name, "A") for name in story.world.names()), *((name, "PTR") for name in story.world.pointers()))
+        (
+            *(question for question in shown if question in server.sets),
+            *((name, "PTR") for name in story.world.pointers()),
+        )
     )
     if not ours or chance.random() < 0.3:
         question = (f"by-hand-{len(story.world.foreign)}.{ZONE}", "A")
@@ -318,7 +352,7 @@ def rewrite_a_name(story: Story) -> None:
         del server.sets[question]
     else:
         question = chance.choice(ours)
-        value = ELSEWHERE if question[1] == "A" else f"wrong.{ZONE}"
+        value = {"A": ELSEWHERE, "AAAA": ELSEWHERE_6}.get(question[1], f"wrong.{ZONE}")
         server.sets[question] = RRset(frozenset({value}), server.sets[question].ttl)
     story.world.trace(f"* by hand: {question} is now {server.sets.get(question)}")
 
@@ -383,4 +417,5 @@ async def _lying(story: Story, hidden: frozenset[str], seconds: float) -> None:
 RARER: tuple[Happening, ...] = (
     freeze, start_another, lose_the_store, copy_the_store, copy_behind, prune, fence, unfence, set_aside,
     new_pool, stranger, unplug, rewrite_a_name, disable_a_server, delete_an_item, lie, flap,
+    maintain_or_resume, dig_up_a_port,
 )  # fmt: skip

@@ -40,7 +40,7 @@ from mooring.portal.metrics import Metrics
 from tests.sim.audit import Audit
 from tests.sim.lines import Flaky, Plays, Rest, StoreRunner, Wire
 from tests.sim.loop import VirtualLoop
-from tests.sim.world import REVERSE_ZONE, ZONE, World
+from tests.sim.world import REVERSE_ZONES, ZONE, World
 
 T = TypeVar("T")
 ENDS = frozenset({"TASK_KILLED", "TASK_FAILED", "TASK_GONE_BY_OPERATOR"})
@@ -203,12 +203,13 @@ class Life:
             group.create_task(engine.work())
             group.create_task(engine.janitor.run())
             group.create_task(engine.verifier.run())
+            group.create_task(engine.patrol.run())
             group.create_task(hear_silent_hosts(engine, ground))
 
     def _edges(self) -> list[Sink]:
         wire = Wire(self)
         made: list[Sink] = [
-            SeatNames(wire, zones=[ZONE], reverse_zones=[REVERSE_ZONE], owner="mooring"),
+            SeatNames(wire, zones=[ZONE], reverse_zones=REVERSE_ZONES, owner="mooring"),
             SharedNames(wire, zones=[ZONE], owner="mooring"),
         ]
         balancers = [MemoryBalancer(proxy, SinkName(name)) for name, proxy in self.world.proxies.items()]

@@ -84,6 +84,9 @@ class Plays:
     def __init__(self, life: Process) -> None:
         self._life = life
 
+    async def prepare(self, host: str) -> None:
+        """Changes nothing in the world."""
+
     async def run(self, host: str, operations: Sequence[Operation], epoch: int) -> Sequence[Answer]:
         kinds = "+".join(sorted({str(operation["op"]) for operation in operations}))
         # Looking changes nothing, and a silent host has to be asked again.

@@ -15,6 +15,7 @@ from mooring.core.errors import Fenced, Refused, Retryable
 from mooring.core.model import AppId, HostName, PoolName, PoolSpec
 from mooring.core.readmodel import EVERYTHING
 from tests.sim.life import Life
+from tests.sim.pairs import both
 from tests.sim.world import World
 
 
@@ -47,11 +48,14 @@ class Operator:
         for app in engine.paused():
             self.does(f"resume {app}", engine.resume(None if app == EVERYTHING else AppId(app)))
         for lease in engine.records.book.leases():
-            if lease.state == "conflicted" and lease.address not in self._world.agents.strangers:
+            answered = any(one in self._world.agents.strangers for one in both(lease.address))
+            if lease.state == "conflicted" and not answered:
                 self.does(f"release {lease.address}", engine.pools.release(lease.address))
         for name, spec in self.made.items():
             if name not in engine.records.book.pools:
                 self.does(f"add pool {name} again", self._add(engine, spec))  # a lost store has forgotten it
+        for host in sorted(engine.maintenance.all()):
+            self.does(f"resume host {host}", engine.end_maintenance(host))
         for host in sorted(engine.fences.all()):
             if host not in self._world.agents.silent:
                 self.does(f"unfence {host}", engine.unfence(host))

@@ -23,6 +23,7 @@ from mooring.dns.naming import app_name, reverse_name, seat_name
 from mooring.handlers.memory_hosts import MemoryHost, MemoryPort
 from tests.sim.apps import PORT, SimApp, SimInstance
 from tests.sim.audit import Row, told
+from tests.sim.pairs import both, leased, partner
 from tests.sim.world import ZONE, World
 
 Leases = Mapping[str, Row]
@@ -39,15 +40,19 @@ def at_every_step(
     """
     ports_of: dict[str, list[tuple[MemoryHost, MemoryPort]]] = defaultdict(list)
     for host, port in world.agents.answering():
-        ports_of[port.address].append((host, port))
+        for address in port.addresses:
+            ports_of[address].append((host, port))
     for address, places in ports_of.items():
         if len(places) > 1:
             where = ", ".join(f"{port.task} on {host.name}" for host, port in places)
             yield f"{address} is on several ports: {where}"
+    for host, port in world.agents.answering():
+        if port.addresses != both(port.address):
+            yield f"{port.task} on {host.name} has {port.addresses} instead of {both(port.address)}"
     if leases is None:
         return
     for address, places in ports_of.items():
-        lease = leases.get(address)
+        lease = leases.get(leased(address))
         for host, port in places:
             if lease is None or not lease.in_hand or lease.instance != port.instance:
                 yield f"{address} has a port for {port.task} on {host.name}, but its lease is {told(lease)}"
@@ -58,11 +63,12 @@ def _astray(world: World, leases: Leases, spared: Collection[str], held: bool) -
     """Names and members that lead to an address which its app does not hold."""
     apps = {app_name(AppId(app), ZONE) for app in world.marathon.apps}
     for name, addresses in world.names().items():
-        for address in addresses:
+        for shown in addresses:
+            address = leased(shown)
             lease = leases.get(address)
             usable = lease is not None and (_is_kept(lease) or (held and name in apps))
             if address.startswith(OURS) and address not in spared and not usable:
-                yield f"the name {name} leads to {address}, whose lease is {told(lease)}"
+                yield f"the name {name} leads to {shown}, whose lease is {told(lease)}"
     for balancer, proxy in world.proxies.items():
         if world.unread.get(balancer, 0) > 0:
             continue
@@ -87,7 +93,7 @@ class Expected:
     """What shall stand in each sink."""
 
     ports: set[tuple[str, str, str]] = field(default_factory=set)  # host, task, address
-    seats: dict[str, str] = field(default_factory=dict)  # name: address
+    seats: set[tuple[str, str]] = field(default_factory=set)  # name, each of its addresses
     shared: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     pointers: dict[str, str] = field(default_factory=dict)
     members: set[tuple[str, str]] = field(default_factory=set)  # address:port, state
@@ -149,12 +155,12 @@ def _expect(world: World, leases: Leases, instance: SimInstance, expected: Expec
         address, port_number = port.address, PORT
         expected.ports.add((instance.host, instance.task, address))
         seat = seat_name(instance.app.id, port.slot, ZONE)  # type: ignore[arg-type]
-        expected.seats[seat] = address
-        expected.pointers[reverse_name(address)] = seat
+        expected.seats.update((seat, one) for one in both(address))
+        expected.pointers.update((reverse_name(one), seat) for one in both(address))
         expected.items[f"{instance.app.id}/{port.slot}"] = (instance.task, "live")
         yield from _bad_lease(leases, instance, address)
         if instance.ready:
-            expected.shared[app_name(AppId(instance.app.id), ZONE)].add(address)
+            expected.shared[app_name(AppId(instance.app.id), ZONE)].update(both(address))
     if claim.services:
         expected.members.add((f"{address}:{port_number}", "up" if instance.ready else "declared"))
     yield from _bad_files(world, claim, instance, _lost_addresses(world, leases))
@@ -198,8 +204,9 @@ def _lost_addresses(world: World, leases: Leases) -> set[str]:
     silent = [world.agents.hosts[name] for name in world.agents.silent]
     on_ports = {port.address for host, port in world.agents.answering() if host in silent}
     listed = {one.id for one in world.marathon.instances.values() if one.host in world.agents.silent}
-    leased = {lease.address for lease in leases.values() if lease.binding in listed}
-    return on_ports | leased | {f"192.0.2.{host.name[1:]}" for host in silent}
+    in_hand = {lease.address for lease in leases.values() if lease.binding in listed}
+    lost = on_ports | in_hand | {f"192.0.2.{host.name[1:]}" for host in silent}
+    return {one for address in lost for one in both(address)}
 
 
 def _compare(world: World, expected: Expected, lost: set[str]) -> Iterator[str]:
@@ -229,6 +236,9 @@ def _compare(world: World, expected: Expected, lost: set[str]) -> Iterator[str]:
         and not _waits_for_another_seat(world, item)
     }
     yield from _differences("item", items, set(expected.items.items()))
+    for key, item in world.inventory.items():
+        if item.address is not None and item.address6 != partner(item.address):
+            yield f"item {key} has {item.address6} beside {item.address}"
 
 
 def _waits_for_another_seat(world: World, item: ItemSpec) -> bool:
@@ -239,7 +249,7 @@ def _compare_names(world: World, expected: Expected, lost: set[str]) -> Iterator
     apps = {app_name(AppId(app), ZONE) for app in world.marathon.apps}
     names = {(name, address) for name, addresses in world.names().items() for address in addresses}
     seats = {(name, address) for name, address in names if name not in apps and address not in lost}
-    yield from _differences("name", seats, set(expected.seats.items()))
+    yield from _differences("name", seats, expected.seats)
     shared = {(name, address) for name, addresses in expected.shared.items() for address in addresses}
     yield from _differences("app name", {pair for pair in names if pair[0] in apps}, shared)
     pointers = {(name, value) for name, values in world.pointers().items() for value in values}

@@ -11,11 +11,13 @@ from typing import Any
 import structlog
 
 from mooring.controller.settings import Settings
+from tests.sim import pairs
 from tests.sim.world import ZONE
 
 COOLING_S = 20.0
 POOLS: dict[str, dict[str, Any]] = {
     "blue": {"network": "10.64.0.0/26", "gateway": "10.64.0.1", "vlan": 10,
+             "ipv6": pairs.NETWORK, "gateway6": "fe80::1",
              "exclude": ["10.64.0.4"], "reserve": {"10.64.0.6": "a printer"}},
     "green": {"network": "10.64.1.0/28", "gateway": "10.64.1.1"},
     "tiny": {"network": "10.64.2.0/29", "gateway": "10.64.2.1"},

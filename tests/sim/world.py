@@ -19,11 +19,13 @@ from mooring.core.specs import ItemSpec
 from mooring.dns.memory import MemoryServer
 from mooring.dns.records import Question, RRset, Update
 from mooring.lb.memory import MemoryProxy
+from tests.sim import pairs
 from tests.sim.agents import Agents
 from tests.sim.loop import SimClock
 from tests.sim.marathon import SimMarathon
 
 ZONE, REVERSE_ZONE = "mooring.test", "64.10.in-addr.arpa"
+REVERSE_ZONES = (REVERSE_ZONE, pairs.REVERSE_ZONE)
 FOREIGN: Mapping[Question, RRset] = {
     ("printer." + ZONE, "A"): RRset(frozenset({"10.65.0.9"}), 300),
     ("printer." + ZONE, "TXT"): RRset(frozenset({"second floor"}), 300),
@@ -94,7 +96,7 @@ class World:
         self.faults = Faults()
         self.agents = Agents(names, clock, self.trace, self.landed, self.breach)
         self.marathon = SimMarathon(clock, random.Random(f"marathon {seed}"), self.agents)
-        self.server = MemoryServer([ZONE, REVERSE_ZONE])
+        self.server = MemoryServer([ZONE, *REVERSE_ZONES])
         self.server.sets.update(FOREIGN)
         self.proxies = {name: MemoryProxy() for name in ("haproxy", "nginx")}
         self.inventory: dict[str, ItemSpec] = {}
@@ -177,14 +179,16 @@ class World:
         return made
 
     def names(self) -> Mapping[str, frozenset[str]]:
-        """Every name that is not somebody else's, with its addresses."""
-        return self._shown("A")
+        """Every name that is not somebody else's, with its addresses of both families."""
+        four, six = self._shown("A"), self._shown("AAAA")
+        nothing: frozenset[str] = frozenset()
+        return {name: four.get(name, nothing) | six.get(name, nothing) for name in four | six}
 
     def pointers(self) -> Mapping[str, frozenset[str]]:
         """The same for every PTR."""
         return self._shown("PTR")
 
-    def _shown(self, wanted: str) -> Mapping[str, frozenset[str]]:
+    def _shown(self, wanted: str) -> dict[str, frozenset[str]]:
         return {
             name: rrset.values
             for (name, kind), rrset in self.server.sets.items()

@@ -78,6 +78,8 @@ async def test_two_operators_lift_one_fence_at_once() -> None:
 
 async def test_a_newer_daemon_is_not_taken_for_a_silent_host() -> None:
     class Newer:
+        async def prepare(self, host: str) -> None: ...
+
         async def run(self, host: str, operations: Any, epoch: int) -> Any:
             raise Fenced("a newer daemon was here")
 

@@ -9,14 +9,17 @@ import pytest
 
 from mooring.controller.adoption import Adopter, Adoption, AdoptionRow
 from mooring.core.errors import Refused, Retryable
-from mooring.core.model import BindingId, LeaseState
+from mooring.core.model import BindingId, LeaseState, PoolName, PoolSpec
 from mooring.core.specs import NameSpec, PortSpec
 from mooring.handlers.hosts import Hosts
 from mooring.handlers.memory_hosts import HostSilent
 from mooring.handlers.memory_wired import Wired
+from mooring.ipam.reach import Reach
 from tests.unit.small_house import LABELS, NAMES, NETWORK, WEB, House, _id, _instance
 
 ADDRESS = "10.64.0.20"
+PAIRED, PARTNER = "10.66.0.2", "fd00:66::a42:2"
+PAIR = PoolSpec(PoolName("pair"), "10.66.0.0/28", "10.66.0.1", ipv6="fd00:66::/64", gateway6="fe80::1")
 
 
 class Over:
@@ -54,7 +57,7 @@ def only(found: Adoption) -> AdoptionRow:
 def ports(house: House) -> dict[str, tuple[str, bool]]:
     """Port and whether it was adopted, by address."""
     found = (port for host in house.hosts.hosts.values() for port in host.ports.values())
-    return {port.address: (port.name, port.adopted) for port in found}
+    return {port.address: (port.name, port.adopted_mac is not None) for port in found}
 
 
 async def test_a_container_keeps_port_and_address_and_is_like_any_other_then() -> None:
@@ -165,6 +168,24 @@ async def test_hosts_that_do_not_answer_are_named() -> None:
     assert (await adopter.plan(["h2"])).silent == {"h2": "fenced: burnt"}
 
 
+async def test_a_host_in_maintenance_is_not_asked() -> None:
+    house, adopter = await house_with(ADDRESS)
+    adopter._hosts.maintained["h1"] = "new disks"
+    done = await adopter.apply([])
+    assert (done.rows, done.silent) == ((), {"h1": "in maintenance: new disks"})
+    assert ports(house) == {}
+
+
+async def test_the_mark_tells_at_once_what_the_port_is_barred_from() -> None:
+    """Else it could reach another group's pool until its first attach."""
+    house, adopter = await house_with(ADDRESS)
+    reach = Reach()
+    reach.barred = lambda pools, pool: ("10.99.0.0/24",)  # type: ignore[method-assign]
+    house.engine._reach = reach
+    await adopter.apply([])
+    assert [port.barred for port in house.hosts.hosts["h1"].ports.values()] == [("10.99.0.0/24",)]
+
+
 async def test_what_must_not_begin_is_refused() -> None:
     house, adopter = await house_with(ADDRESS)
     with pytest.raises(Refused, match="not in the inventory: h9"):
@@ -217,6 +238,37 @@ async def test_a_container_with_two_addresses_of_its_pool_is_left_alone() -> Non
     wire(house, 0, "10.64.0.21", interface="eth2")
     done = await adopter.apply([])
     assert {row.reason for row in done.rows} == {f"the container has {ADDRESS}, 10.64.0.21 of pool blue"}
+
+
+async def test_an_address_that_the_guards_would_silence_keeps_a_container_from_being_taken_over() -> None:
+    _, adopter = await house_with(ADDRESS, beside=(("192.0.2.7", 24),))
+    done = await adopter.apply([])
+    assert [(row.address, row.action) for row in done.rows] == [(ADDRESS, "leave"), ("192.0.2.7", "leave")]
+    assert "eth1 has 192.0.2.7 as well, which the guards" in done.rows[0].reason
+
+
+async def house_with_pair(prefix6: int) -> tuple[House, Adopter]:
+    """Somebody else has given a container both addresses of a paired pool."""
+    house, adopter = await house_with()
+    await house.engine.pools.add(PAIR)
+    wire(house, 0, PAIRED, prefix=28, gateway="10.66.0.1", vlan=None, beside=((PARTNER, prefix6),))
+    house.list(1, MOORING_POOL="pair")
+    return house, adopter
+
+
+async def test_a_pair_of_addresses_is_taken_over_as_one() -> None:
+    house, adopter = await house_with_pair(64)
+    assert (only(await adopter.plan([])).address, only(await adopter.apply([])).action) == (PAIRED, "adopted")
+    assert [port.addresses for port in house.hosts.hosts["h1"].ports.values()] == [(PAIRED, PARTNER)]
+    await house.work()
+    assert house.binding().settled
+    assert ports(house)[PAIRED][1], "its worker found the port in its place"
+
+
+async def test_a_partner_with_another_prefix_is_left_alone() -> None:
+    _, adopter = await house_with_pair(80)
+    reason = only(await adopter.apply([])).reason
+    assert reason == f"the prefix of {PARTNER} is /80, that of pool pair is fd00:66::/64"
 
 
 async def test_who_is_not_in_marathon_is_left_alone() -> None:

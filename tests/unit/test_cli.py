@@ -221,6 +221,13 @@ class TestLookups:
         assert (shown["VLAN"], shown["FREE"], shown["BOUND"], shown["IDLE"]) == ("12", "1000", "20", "0")
         assert json.loads(run("pools", "--json").output)[0]["leases"]["cooling"] == 1
 
+    def test_a_paired_pool_shows_both_networks(self, run: Run, daemon: FakeDaemon) -> None:
+        [row] = daemon.pools()
+        daemon.pools = lambda: [replace(row, ipv6="fd00:64::/64", gateway6="fe80::1")]  # type: ignore[method-assign]
+        output = run("pools").output
+        assert "10.64.0.0/22 + fd00:64::/64" in output
+        assert "10.64.0.1 + fe80::1" in output
+
     def test_pause_and_resume(self, run: Run, daemon: FakeDaemon) -> None:
         assert run("pause").output == "paused: everything\n"
         assert run("pause", "shop/web").output == "paused: everything\npaused: /shop/web\n"

@@ -82,6 +82,23 @@ def test_a_pool_is_added_with_everything_that_can_be_said(run: Run, keeping: Kee
     )
 
 
+def test_a_pool_is_paired_with_an_ipv6_network(run: Run, keeping: Keeping) -> None:
+    done = run("pool", "add", "both", "10.65.0.0/24", "--ipv6", "fd00:65::/64", "--gateway6", "fe80::1")
+    assert done.output == "pool both added: 10.65.0.0/24 + fd00:65::/64, untagged, gateway fe80::1\n"
+    assert keeping.book.pools.named("both").spec == PoolSpec(
+        PoolName("both"), "10.65.0.0/24", ipv6="fd00:65::/64", gateway6="fe80::1"
+    )
+    clash = run("pool", "add", "six", "fd00:65::/80")
+    assert (clash.exit_code, clash.stderr) == (
+        1,
+        "fd00:65::/80 shares addresses with pool both (10.65.0.0/24, fd00:65::/64): "
+        "give each to one pool only\n",
+    )
+    assert run("pool", "resize", "both", "10.65.0.0/23").output == (
+        "pool both resized: 10.65.0.0/23 + fd00:65::/64, untagged, gateway fe80::1\n"
+    )
+
+
 def test_a_refusal_is_told_and_changes_nothing(run: Run, keeping: Keeping) -> None:
     done = run("pool", "add", "blue", "10.65.0.0/24")
     assert (done.exit_code, done.stderr) == (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import pytest
+from msgspec import structs
 
 from mooring.core.model import (
     AppId,
@@ -110,6 +111,18 @@ def test_in_a_container_is_wired_then_named_then_serves() -> None:
         [PROBE, NAMES, LEDGER, WEBHOOK, FILES, HAPROXY, NGINX],
         [APP_NAMES],
     ]
+
+
+def test_no_name_leads_to_a_second_address_before_the_port_has_it() -> None:
+    shown = {sink: SinkState(spec, spec) for sink, spec in UP.items()}
+    paired = {
+        NETWORK: structs.replace(port(), address6="fd00::5", prefix6=64),
+        NAMES: NameSpec("web-0.web.test", "10.0.0.5", 5, "fd00::5"),
+        APP_NAMES: SharedNameSpec("web.test", "10.0.0.5", 5, "fd00::5"),
+    }
+    asked = binding({**shown, **{sink: shown[sink].want(spec) for sink, spec in paired.items()}})
+    assert walk(asked) == [[NETWORK], [NAMES, APP_NAMES]]
+    assert walk(asked, broken=[NETWORK]) == [[NETWORK]]
 
 
 def test_out_is_the_reverse() -> None:

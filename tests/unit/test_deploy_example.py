@@ -45,7 +45,7 @@ def settings_of(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, A
     for name, field in model.model_fields.items():
         here = f"{path}.{name}".lstrip(".")
         inner = _model(field.annotation)
-        if inner is not None and name != "routes":
+        if inner is not None and name not in ("routes", "reach"):
             yield from settings_of(inner, f"{here}.NAME" if name in ("pools", "supernets") else here)
         else:
             yield here, None if field.is_required() else field.get_default(call_default_factory=True)

@@ -11,8 +11,11 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from mooring.controller.cli import main
+from mooring.controller.settings import AnsibleSettings, Settings
+from mooring.playbooks.module_utils.mooring_host import guardian
 from tests.unit.watched import ROOT
 
+GUARDIAN = ROOT / "deploy/mooring-guardian.service"
 UNIT = ROOT / "deploy/mooring.service"
 HAPROXY = ROOT / "deploy/haproxy.service.d/mooring.conf"
 NGINX = ROOT / "deploy/nginx.service.d/mooring.conf"
@@ -31,6 +34,23 @@ def test_it_starts_a_command_that_there_is() -> None:
     done = CliRunner().invoke(main, [*words, "--help"])
     assert done.exit_code == 0
     assert "Run the daemon" in done.output
+
+
+def test_the_guardian_is_started_with_words_that_it_knows() -> None:
+    (start,) = values(GUARDIAN, "ExecStart")
+    (environment,) = values(GUARDIAN, "Environment")
+    for pair in environment.split():
+        name, _, value = pair.partition("=")
+        start = start.replace(f"${{{name}}}", value)
+    _, flag, module, *words = shlex.split(start)
+    assert (flag, module) == ("-m", "mooring_host.guardian")
+    assert guardian.__name__.endswith(module)
+    given = guardian.settings_of(words)
+    assert (given.owner, given.bridge) == (
+        Settings.model_fields["owner"].default,
+        AnsibleSettings.model_fields["bridge"].default,
+    )
+    assert given.state_dir == "/run/mooring"
 
 
 def test_a_wrong_configuration_is_not_started_again(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from tests.unit.small_house import HAPROXY, LEDGER, NAMES, NETWORK
 HTTP = ServiceSpec("/web", 0, "http", 0, ("web.example",))
 TCP = ServiceSpec("/web", 1, "tcp", 9000)
 NGINX = SinkName("nginx")
+APP_NAMES = SinkName("app_names")
 ZONES = frozenset({"mooring.test"})
 
 
@@ -72,6 +73,36 @@ def test_a_spec_stands_under_as_many_keys_as_it_has_parts() -> None:
     assert list(dict(standing(HAPROXY, up))) == ["web_0/10_0_0_2_80", "web_1/10_0_0_2_90"]
     for nothing in (None, ProbeSpec("h1", "t", "10.0.0.2", (80,)), FilesSpec("h1", "t", ())):
         assert dict(standing(NETWORK, nothing)) == {}
+
+
+def test_a_pair_stands_as_one_name_two_pointers_and_two_shares() -> None:
+    name = NameSpec("web-0.mooring.test", "10.0.0.2", 5, "FD00:0::2")
+    assert dict(standing(NAMES, name)) == {
+        "web-0.mooring.test": NameSpec("web-0.mooring.test", "10.0.0.2", 5, "fd00::2"),
+        "2.0.0.10.in-addr.arpa": NameSpec("web-0.mooring.test", "10.0.0.2", 5),
+        "2" + ".0" * 27 + ".0.0.d.f.ip6.arpa": NameSpec("web-0.mooring.test", "fd00::2", 5),
+    }
+    shared = SharedNameSpec("web.mooring.test", "10.0.0.2", 5, "fd00::2")
+    assert {key: spec.address for key, spec in standing(APP_NAMES, shared) if hasattr(spec, "address")} == {
+        "web.mooring.test/10.0.0.2": "10.0.0.2",
+        "web.mooring.test/fd00::2": "fd00::2",
+    }
+
+
+async def test_a_port_that_lost_its_second_address_differs() -> None:
+    paired = PortSpec(
+        "h1", "t", "/web", 0, "i", "10.0.0.2", 24, address6="fd00::2", prefix6=64, gateway6="fe80::1"
+    )
+    seen = Observation(
+        {"10.0.0.2 on h1": PortSpec("h1", "t", "/web", 0, "i", "10.0.0.2", 24)}, places=frozenset({"h1"})
+    )
+    assert await words(NETWORK, seen, settled(1, NETWORK, paired)) == [
+        (
+            "different",
+            "10.0.0.2 on h1",
+            "address6 is None in place of fd00::2, prefix6 is None in place of 64",
+        )
+    ]
 
 
 def test_nginx_shows_only_what_takes_traffic_over_http() -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from mooring.controller.daemon import _records
 from mooring.controller.pools import wiring_at
 from mooring.core.errors import ConfigRefused, Refused, Retryable
-from mooring.core.model import BindingId, LeaseState, PoolName, PoolSpec
+from mooring.core.model import AppId, BindingId, LeaseState, PoolName, PoolSpec
 from mooring.core.readmodel import Phase
 from mooring.core.specs import NameSpec, PortSpec
 from mooring.handlers.wants import NAMES, without_seat
 from mooring.ipam.errors import PoolInUse, PoolUnknown, SupernetExhausted
 from mooring.ipam.pools import Pool, Pools
+from mooring.ipam.reach import Reach
 from tests.unit.small_house import NETWORK, WEB, House
 
 SMALL = PoolSpec(PoolName("small"), "10.65.0.0/30", "10.65.0.1", vlan=20)
@@ -77,6 +79,24 @@ async def test_who_waits_is_served_when_an_address_has_cooled() -> None:
     await it.engine.janitor.tidy()
     await it.work()
     assert port(it, 0).address == "10.65.0.2"
+
+
+async def test_a_pool_of_other_owners_is_barred_on_running_ports_and_nothing_else_moves() -> None:
+    it = await house()
+    await it.engine.pools.add(msgspec.structs.replace(SMALL, groups=(AppId("/shop"),)))
+    it.list(1, MOORING_POOL="small")
+    await it.work()
+    changes = {name: len(sink.changes) for name, sink in it.sinks.items()}
+    await it.engine.pools.add(PoolSpec(PoolName("ops"), "10.66.0.0/24", groups=(AppId("/ops"),)))
+    await it.work()
+    assert port(it, 0).barred == ("10.66.0.0/24",)
+    [there] = [one for host in it.hosts.hosts.values() for one in host.ports.values()]
+    assert there.barred == ("10.66.0.0/24",)
+    moved = {name for name, sink in it.sinks.items() if len(sink.changes) > changes[name]}
+    assert moved == {NETWORK}, "no balancer and no name has heard of it"
+    await it.engine.pools.remove("ops")
+    await it.work()
+    assert port(it, 0).barred == ()
 
 
 async def test_while_not_every_lease_is_known_pools_may_only_be_added() -> None:
@@ -168,10 +188,11 @@ async def test_a_pool_is_generated_from_a_supernet_of_the_configuration() -> Non
 def test_wiring_goes_by_the_address_and_not_by_a_name() -> None:
     renamed = Pool.parse("renamed", "10.0.0.0/24", gateway="10.0.0.1", vlan=7, mtu=1400)
     pools = Pools([renamed, Pool.parse("six", "fd00::/64")])
-    found = wiring_at(pools, "10.0.0.9")
+    found = wiring_at(pools, "10.0.0.9", Reach())
     assert found is not None
     assert (found.prefix, found.gateway, found.vlan, found.mtu) == (24, "10.0.0.1", 7, 1400)
-    bare = wiring_at(pools, "fd00::9")
+    assert found.barred == ()
+    bare = wiring_at(pools, "fd00::9", Reach())
     assert bare is not None
     assert (bare.prefix, bare.gateway, bare.vlan) == (64, None, None)
-    assert wiring_at(pools, "10.9.0.9") is None
+    assert wiring_at(pools, "10.9.0.9", Reach()) is None

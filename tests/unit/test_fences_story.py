@@ -64,7 +64,7 @@ def test_stranded_addresses_wait_for_ever_and_a_fence_gives_them_back(play: Any)
         assert {state(engine, address) for address in theirs} == {LeaseState.STRANDED}
         began = story.clock.monotonic()
         await fenced(story, engine)
-        assert engine.report.vitals().hosts == {"answering": 2, "silent": 0, "fenced": 1}
+        assert engine.report.vitals().hosts == {"answering": 2, "silent": 0, "fenced": 1, "maintenance": 0}
         while any(state(engine, address) is LeaseState.STRANDED for address in theirs):
             await story.passes(0.5)
         assert story.clock.monotonic() - began < 30.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator, Sequence
+from ipaddress import IPv6Address
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from mooring.controller.tenure import Tenure, judge, tenure
 from mooring.core.errors import Refused
 from mooring.core.model import AppId, Epoch, HostName, InstanceId, PoolName
 from mooring.core.store import Note
+from mooring.ipam.pools import Pool, Pools
 from tests.unit.fake_daemon import FakeDaemon, served
 from tests.unit.fake_time import SteppedClock
 
@@ -66,7 +68,8 @@ def run(tmp_path: Path) -> Iterator[Run]:
     store = asyncio.run(stored([*PAST, Note(BEGIN, "bound", "another", "10.64.0.10", WEB, 4)]))
     clock = SteppedClock()
     clock.time = BEGIN + 3600
-    routes = doors_history.routes(store, clock, Epoch(7))
+    pools = Pools([Pool.parse("both", "10.64.0.0/24", ipv6="fd00:64::/64")])
+    routes = doors_history.routes(store, clock, Epoch(7), pools.leased)
     with served(tmp_path / "c.sock", FakeDaemon(), routes=routes):
         yield lambda *args: CliRunner().invoke(cli.main, ["--socket", str(tmp_path / "c.sock"), *args])
 
@@ -138,6 +141,13 @@ def test_who_has_it_and_who_had_it(run: Run) -> None:
     assert (
         json.loads(run("who", ADDRESS, "--at", "2026-11-20T03:13+01:00", "--json").output)["holder"] is True
     )
+
+
+@pytest.mark.parametrize("command", ["who", "history"])
+def test_the_second_address_of_a_pair_has_the_past_of_the_first(run: Run, command: str) -> None:
+    first, second = run(command, ADDRESS), run(command, str(IPv6Address(f"fd00:64::{ADDRESS}")))
+    assert (second.exit_code, second.output) == (0, first.output)
+    assert ADDRESS in first.output
 
 
 def test_who_says_why_there_is_nobody(run: Run) -> None:

@@ -14,8 +14,9 @@ from mooring.core.clock import SystemClock
 from mooring.core.errors import Fenced
 from mooring.core.model import Epoch
 from mooring.handlers import ansible
-from mooring.handlers.ansible import AnsibleRunner, PlayFailed
+from mooring.handlers.ansible import AnsibleRunner
 from mooring.handlers.hosts import Answer, Hosts, NetworkSink, Operation
+from mooring.handlers.plays import Flying, PlayFailed
 
 OBSERVE: list[Mapping[str, object]] = [{"op": "observe", "id": "o"}]
 
@@ -26,6 +27,8 @@ class SlowInside:
     def __init__(self) -> None:
         self.plays: list[list[str]] = []
         self.may_end = asyncio.Event()
+
+    async def prepare(self, host: str) -> None: ...
 
     async def run(self, host: str, operations: Sequence[Operation], epoch: int) -> Sequence[Answer]:
         kinds = [str(operation["op"]) for operation in operations]
@@ -53,6 +56,8 @@ async def test_what_goes_on_inside_containers_does_not_delay_wiring() -> None:
 class Overtaken:
     """A `Runner` to a host that has heard a newer daemon."""
 
+    async def prepare(self, host: str) -> None: ...
+
     async def run(self, host: str, operations: Sequence[Operation], epoch: int) -> Sequence[Answer]:
         return [{"op": one["op"], "status": "stale", "reason": "epoch 1 is stale"} for one in operations]
 
@@ -71,6 +76,8 @@ class Tells:
         self.port = {"task": "t", "app": "/web", "slot": 0, "instance": "i", "address": "10.0.0.2",
                      "prefix": 24, "generation": 1, **port}  # fmt: skip
 
+    async def prepare(self, host: str) -> None: ...
+
     async def run(self, host: str, operations: Sequence[Operation], epoch: int) -> Sequence[Answer]:
         return [{"status": "done", "ports": [self.port]} for _ in operations]
 
@@ -81,6 +88,8 @@ class Tells:
         ({"connected": True, "alive": True}, None),
         ({"connected": False, "alive": False}, "the port leads to no container any more"),
         ({"connected": True, "alive": False}, "its container does not run any more"),
+        ({"connected": True, "alive": True, "guarded": True}, None),
+        ({"connected": True, "alive": True, "guarded": False}, "its guards are not in force"),
     ],
 )
 async def test_a_port_of_a_dead_container_is_at_fault_even_if_its_device_outlives_it(
@@ -112,7 +121,7 @@ async def test_hosts_that_hang_never_take_every_thread(
 ) -> None:
     fake = Ansible()
     monkeypatch.setattr(ansible.ansible_runner, "run", fake.run)
-    runner = AnsibleRunner(tmp_path / "inventory", owner="mooring", bridge="br", parallel=1)
+    runner = AnsibleRunner(Flying(tmp_path / "inventory", "mooring", "br", parallel=1))
     try:
         async with asyncio.timeout(10):
             for host in sorted(fake.hung):

@@ -32,7 +32,7 @@ NAMES = {
     "mooring_event_loop_longest_turn_seconds", "mooring_stream_behind_events",
     "mooring_stream_behind_events_max", "mooring_brake_held_instances", "mooring_unready",
     "mooring_drift", "mooring_repairs_total", "mooring_verified_timestamp_seconds",
-    "process_resident_memory_bytes",
+    "mooring_guard_dropped_packets_total", "process_resident_memory_bytes",
 }  # fmt: skip
 
 
@@ -60,6 +60,7 @@ def value(metrics: Metrics, name: str, /, **labels: str) -> float | None:
 def test_names(metrics: Metrics) -> None:
     metrics.reconciled("success", 0.1)
     metrics.snapshot_taken("merged")
+    metrics.guards_dropped("h1", "arp", 3)
     metrics.verified(1_700_000_000.0, {("network", "missing"): 1})
     shown = {sample.name for family in metrics.registry.collect() for sample in family.samples}
     assert shown >= NAMES

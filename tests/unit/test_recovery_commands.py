@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -24,6 +24,7 @@ from mooring.core.errors import Refused
 from mooring.core.model import BindingId, Epoch, HostName, Lease, LeaseState, PoolName
 from mooring.handlers.fences import Fence
 from mooring.handlers.hosts import Hosts
+from mooring.handlers.maintenance import Maintained
 from mooring.handlers.memory_hosts import MemoryHosts
 from mooring.handlers.wants import HAPROXY, NETWORK
 from tests.unit.fake_daemon import FakeDaemon, served
@@ -63,6 +64,9 @@ class Fencing:
         self.fences = SimpleNamespace(
             all=lambda: {host: Fence(why, 60.0) for host, why in hosts.fenced.items()}
         )
+        self.maintenance = SimpleNamespace(
+            all=lambda: {host: Maintained(why, 60.0) for host, why in hosts.maintained.items()}
+        )
         self.forced: list[bool] = []
 
     async def fence(self, host: str, reason: str, *, force: bool) -> None:
@@ -71,6 +75,12 @@ class Fencing:
 
     async def unfence(self, host: str) -> None:
         del self.hosts.fenced[host]
+
+    async def maintain(self, host: str, reason: str) -> None:
+        self.hosts.maintained[host] = reason
+
+    async def end_maintenance(self, host: str) -> None:
+        del self.hosts.maintained[host]
 
 
 @pytest.fixture
@@ -178,6 +188,30 @@ class TestHosts:
         agents.silent.clear()
         assert "it answers: `mooring hosts unfence`" in run("hosts").output
         assert "fenced" not in run("hosts", "unfence", "h2").output
+
+    def test_a_host_in_maintenance_is_named_and_neither_asked_nor_missed(
+        self, run: Run, agents: MemoryHosts
+    ) -> None:
+        assert run("hosts").exit_code == 1
+        begun = run("hosts", "maintain", "h2", "--reason", "new disks")
+        assert begun.exit_code == 0
+        agents.before = _must_not_be_asked("h2")
+        listed = run("hosts")
+        assert listed.exit_code == 0, "its silence is no alarm"
+        (line,) = [line for line in listed.output.splitlines() if line.startswith("h2")]
+        assert "maintenance" in line
+        assert "1970-01-01T00:01:00Z" in line
+        assert "new disks; `mooring hosts resume h2` when it is done" in line
+        agents.silent.clear()
+        ended = run("hosts", "resume", "h2")
+        assert "maintenance" not in ended.output
+
+
+def _must_not_be_asked(name: str) -> Callable[[str], Awaitable[None]]:
+    async def hook(host: str) -> None:
+        assert host != name
+
+    return hook
 
 
 def test_a_hold_keeps_clients_sinks_until_all_have_been_seen() -> None:

@@ -37,6 +37,19 @@ def test_pools_and_supernets_are_read(tmp_path: Path) -> None:
     assert (big.prefix, big.vlans, big.gateway, big.groups) == (24, (100, 101), "last", ("/shop",))
 
 
+def test_a_pair_is_read_and_refused_with_its_key(tmp_path: Path) -> None:
+    pair = '[pools.both]\nnetwork = "10.65.0.0/24"\nipv6 = "fd00:65::/64"\ngateway6 = "fe80::1"\n'
+    routes = 'routes = [{ to = "fd01::/16", via = "fd00:65::2" }]\n'
+    both = pools_of(load_settings(with_tables(tmp_path, pair + routes))).named("both")
+    assert (both.spec.ipv6, both.spec.gateway6) == ("fd00:65::/64", "fe80::1")
+    with pytest.raises(ConfigRefused) as refused:
+        load_settings(with_tables(tmp_path, pair + 'mtu = 1000\n[pools.six]\nnetwork = "fd00:65::/112"\n'))
+    [line] = refused.value.problems
+    assert "pools.both: mtu 1000 must be from 1280" in line
+    with pytest.raises(ConfigRefused, match=r"pools both .* and six .* overlap"):
+        load_settings(with_tables(tmp_path, pair + '[pools.six]\nnetwork = "fd00:65::/112"\n'))
+
+
 @pytest.mark.parametrize(
     ("table", "fault"),
     [

@@ -15,9 +15,11 @@ from mooring.core.model import BindingId, LeaseState
 from mooring.core.sink import Unreadable
 from mooring.core.specs import MemberSpec
 from mooring.dns.records import Add, Remove, Update
+from mooring.handlers.hosts import Hosts, NetworkSink
 from mooring.handlers.memory_hosts import MemoryPort
 from tests.unit.small_house import (
     APP_NAMES,
+    EPOCH,
     HAPROXY,
     LEDGER,
     NAME,
@@ -165,7 +167,8 @@ async def test_a_second_port_of_an_address_on_its_host_goes(house: House) -> Non
 
 async def test_a_port_of_an_address_on_another_host_goes(house: House) -> None:
     port = port_of(house)
-    stranger = replace(port, name="zz", instance="other", task="other", start="other")
+    lives = house.hosts.place("h2", "other")
+    stranger = replace(port, name="zz", instance="other", task="other", start=lives.start)
     house.hosts.hosts["h2"].ports["zz"] = stranger
     finding = one(await look(house))
     assert (finding.kind, finding.key) == (Kind.SURPLUS, f"{port.address} on h2")
@@ -175,14 +178,49 @@ async def test_a_port_of_an_address_on_another_host_goes(house: House) -> None:
 
 
 async def test_a_port_of_ours_with_an_address_that_nobody_has_is_adopted(house: House) -> None:
-    """Something may live behind it: Marathon is asked before it goes."""
-    port = port_of(house)
-    stray = replace(port, name="zz", address="10.64.0.40", instance="stray", task="stray._app.1", slot=9)
+    """Something lives behind it: Marathon is asked before it goes."""
+    stray = stray_port(house)
+    stray = replace(stray, start=house.hosts.place("h2", stray.task).start)
     house.hosts.hosts["h2"].ports["zz"] = stray
     assert one(await look(house)).kind is Kind.SURPLUS
     lease = house.engine.records.book.by_address("10.64.0.40")
     assert lease is not None
     assert (lease.state, lease.binding) == (LeaseState.BOUND, "stray")
+
+
+async def test_a_dead_port_that_nobody_wants_is_named_and_left_to_the_collector(house: House) -> None:
+    house.hosts.hosts["h2"].ports["zz"] = stray_port(house)
+    finding = one(await look(house))
+    assert (finding.kind, finding.remedy) == (Kind.SURPLUS, "is collected if it is found dead again later")
+    assert house.engine.records.book.by_address("10.64.0.40") is None
+    assert house.metric("repairs_total", sink=NETWORK, kind="surplus") == 0
+
+
+def stray_port(house: House) -> MemoryPort:
+    return replace(
+        port_of(house), name="zz", address="10.64.0.40", instance="stray", task="stray._app.1", slot=9
+    )
+
+
+async def test_a_look_at_one_host_repairs_that_host_alone(house: House) -> None:
+    lose_port(house, 0)
+    lose_port(house, 1)
+    found = await house.engine.verifier.look_at(NetworkSink(Hosts(house.hosts, house.clock, EPOCH), ["h2"]))
+    assert told(found) == {(NETWORK, "missing", f"{house.binding(1).address} on h2")}
+    assert one(found).remedy == "is being repaired"
+    await house.work()
+    assert port_of(house, 1).address == house.binding(1).address
+    assert told(await look(house)) == {(NETWORK, "missing", f"{house.binding(0).address} on h1")}
+
+
+async def test_of_two_ports_of_an_address_the_living_one_counts(house: House) -> None:
+    port = port_of(house)
+    ports = house.hosts.hosts["h1"].ports
+    ports["aa"] = replace(port, name="aa", start="an earlier one")
+    house.hosts.hosts["h1"].ports = {"aa": ports["aa"], port.name: port}
+    seen = await NetworkSink(Hosts(house.hosts, house.clock, EPOCH), ["h1"]).observe()
+    assert list(seen.faults.values()) == ["a second port of this address, aa, is on the same host"]
+    assert seen.dead == frozenset()
 
 
 async def test_names_of_ours_that_nobody_claims_are_undone(house: House) -> None:

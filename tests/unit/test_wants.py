@@ -23,7 +23,17 @@ from mooring.core.model import (
     State,
     TaskId,
 )
-from mooring.core.specs import FilesSpec, MemberSpec, PortSpec, ProbeSpec, ServiceSpec, Spec
+from mooring.core.specs import (
+    FilesSpec,
+    ItemSpec,
+    MemberSpec,
+    NameSpec,
+    PortSpec,
+    ProbeSpec,
+    ServiceSpec,
+    SharedNameSpec,
+    Spec,
+)
 from mooring.core.template import Member
 from mooring.handlers.wants import (
     APP_NAMES,
@@ -35,6 +45,7 @@ from mooring.handlers.wants import (
     NGINX,
     PROBE,
     Facts,
+    Second,
     Wiring,
     member_of,
     wants_of,
@@ -117,6 +128,27 @@ def test_a_departing_instance_shows_nothing() -> None:
 
 def test_no_traffic_before_the_port_is_confirmed() -> None:
     assert member_state(specs(facts(), binding())[HAPROXY]) == "declared"
+
+
+def test_other_guards_do_not_take_a_serving_instance_out() -> None:
+    serving = settled(facts(), binding())
+    other = facts(wiring=Wiring(24, "10.0.0.1", 100, barred=("10.9.0.0/24",)))
+    wants = specs(other, serving)
+    assert wants[NETWORK] != serving.sink(NETWORK).applied
+    assert member_state(wants[HAPROXY]) == "up"
+    again = facts(wiring=Wiring(24, "10.0.0.1", 100, barred=("10.8.0.0/24",)))
+    unanswered = serving.with_sink(NETWORK, serving.sink(NETWORK).want(wants[NETWORK]))
+    assert member_state(specs(again, unanswered)[HAPROXY]) == "up"
+
+
+def test_another_port_does_and_so_does_a_doubt() -> None:
+    serving = settled(facts(), binding())
+    other = facts(wiring=Wiring(24, "10.0.0.1", 7, barred=("10.9.0.0/24",)))
+    assert member_state(specs(other, serving)[HAPROXY]) == "declared"
+    doubtful = serving.with_sink(NETWORK, serving.sink(NETWORK).doubted())
+    assert member_state(specs(facts(), doubtful)[HAPROXY]) == "declared"
+    assert member_state(specs(facts(wiring=Wiring(24, "10.0.0.1", 100, barred=("10.9.0.0/24",))),
+                              binding())[HAPROXY]) == "declared"  # fmt: skip
 
 
 def test_an_unchecked_app_serves_once_its_probe_was_answered() -> None:
@@ -242,3 +274,53 @@ def test_a_newer_incarnation_proves_that_this_container_is_dead(state: State) ->
     now = facts(state, Health.UNKNOWN)
     newer = replace(now, instance=structs.replace(now.instance, incarnation=2, task=TaskId("i._app.2")))
     assert wants_of(newer, binding()) == wants_of(facts(State.DEAD, Health.UNKNOWN), binding())
+
+
+PAIRED = Wiring(24, "10.0.0.1", 100, second=Second("fd00::a00:5", 64, "fe80::1"))
+
+
+def test_a_paired_pool_shows_both_addresses_wherever_one_is_told() -> None:
+    shown = specs(facts(wiring=PAIRED))
+    port, name, shared, item = (shown[sink] for sink in (NETWORK, NAMES, APP_NAMES, LEDGER))
+    assert isinstance(port, PortSpec)
+    assert (port.address, port.address6, port.prefix6, port.gateway6) == (
+        "10.0.0.5", "fd00::a00:5", 64, "fe80::1",
+    )  # fmt: skip
+    for spec in (name, shared, item):
+        assert isinstance(spec, NameSpec | SharedNameSpec | ItemSpec)
+        assert (spec.address, spec.address6) == ("10.0.0.5", "fd00::a00:5")
+    assert member_of(facts(wiring=PAIRED), binding()).address6 == "fd00::a00:5"
+    haproxy = shown[HAPROXY]
+    assert isinstance(haproxy, MemberSpec)
+    assert [end.address for end in haproxy.endpoints] == ["10.0.0.5"], "balancers use IPv4"
+
+
+def test_who_serves_goes_on_while_the_second_address_comes_and_goes() -> None:
+    single, both = facts(), facts(wiring=PAIRED)
+    for before, now in ((single, both), (both, single)):
+        after = specs(now, settled(before, binding()))
+        assert after[NETWORK] != settled(before, binding()).sink(NETWORK).applied
+        assert member_state(after[HAPROXY]) == "up"
+        assert after[APP_NAMES] is not None
+    other_vlan = facts(wiring=replace(PAIRED, vlan=101))
+    assert member_state(specs(other_vlan, settled(both, binding()))[HAPROXY]) == "declared"
+
+
+def test_both_addresses_stay_while_the_pool_is_not_configured() -> None:
+    before = settled(facts(wiring=PAIRED), binding())
+    assert specs(facts(wiring=None), before) == specs(facts(wiring=PAIRED), before)
+
+
+def test_both_addresses_stay_while_the_labels_are_refused() -> None:
+    before = settled(facts(wiring=PAIRED), binding())
+    after = specs(facts(wiring=PAIRED, claim=None), before)
+    assert {sink: after[sink] for sink in (NAMES, APP_NAMES)} == {
+        sink: before.sink(sink).wanted for sink in (NAMES, APP_NAMES)
+    }
+
+
+def test_an_app_without_an_address_has_no_second_one() -> None:
+    on_its_host = specs(facts(wiring=None, zone=None), binding(address=None, slot=None, pool=None))
+    item = on_its_host[LEDGER]
+    assert isinstance(item, ItemSpec)
+    assert item.address6 is None

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from prometheus_client import CollectorRegistry
 
+from mooring.handlers.guards import REASONS
 from mooring.portal.metrics import Metrics
 from mooring.portal.pulse import Pulse
 from mooring.portal.turns import Turns
@@ -88,6 +89,8 @@ def shown_by_the_daemon() -> Metrics:
     metrics.collect_from(FakeDaemon(), Pulse(SteppedClock()), Turns())
     metrics.reconciled("success", 0.1)
     metrics.snapshot_taken("merged")
+    for reason in REASONS:
+        metrics.guards_dropped("h1", reason, 1)
     metrics.verified(1.0, dict.fromkeys([("network", "missing"), ("network", "foreign")], 1))
     return metrics
 

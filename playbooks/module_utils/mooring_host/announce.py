@@ -3,7 +3,8 @@
 The kernel announces an address when its link comes up, and that one frame is at times lost: a switch that
 just learned of the port, or a tunnel that still resolves its peer, drops it, and a third host then keeps
 sending to the old place for minutes.  So the announcement is repeated one second later, by a process of its
-own, because nobody should wait for it: it holds only the namespaces, sends, and ends.
+own, because nobody should wait for it: it holds only the namespaces, sends, and ends.  IPv4 is announced by a
+gratuitous ARP request, IPv6 by an unsolicited neighbour advertisement to all nodes.
 """
 
 from __future__ import annotations
@@ -16,10 +17,14 @@ from dataclasses import dataclass
 from .background import run_apart
 from .namespaces import set_namespace
 from .netlink import Address, mac_bytes
+from .wire import ADVERTISEMENT, icmpv6
 
 DELAY_S = 1.0
 BROADCAST = b"\xff" * 6
-ETHERTYPE_ARP = 0x0806
+ALL_NODES = bytes.fromhex("ff020000000000000000000000000001")
+ETHERTYPE_ARP, ETHERTYPE_IPV6 = 0x0806, 0x86DD
+OVERRIDE = 0x20000000  # what the neighbours have cached is not right any more
+TARGET_MAC = b"\x02\x01"  # option: target link-layer address, one unit of eight bytes
 
 
 @dataclass(frozen=True)
@@ -40,12 +45,16 @@ def gratuitous_arp(mac: str, address: Address) -> bytes:
     return ethernet + header + hardware + address.packed + b"\0" * 6 + address.packed
 
 
-def announce_later(announcements: list[Announcement]) -> None:
-    """Repeat the announcement of each IPv4 address after DELAY_S, without making the caller wait.
+def unsolicited_advertisement(mac: str, address: Address) -> bytes:
+    """The Ethernet frame of a neighbour advertisement that nobody asked for, 86 bytes (RFC 4861, 7.2.6)."""
+    hardware = mac_bytes(mac)
+    body = struct.pack("!I", OVERRIDE) + address.packed + TARGET_MAC + hardware
+    message = icmpv6(ADVERTISEMENT, body, address.packed, ALL_NODES)
+    return b"\x33\x33" + ALL_NODES[12:] + hardware + struct.pack("!H", ETHERTYPE_IPV6) + message
 
-    IPv6 neighbours are told by the kernel (ndisc_notify) and ask again themselves when a MAC is silent.
-    """
-    announcements = [item for item in announcements if item.address.version == 4]
+
+def announce_later(announcements: list[Announcement]) -> None:
+    """Repeat each announcement after DELAY_S, without making the caller wait."""
     if not announcements:
         return
 
@@ -64,7 +73,8 @@ def _announce(announcements: list[Announcement]) -> None:
             sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
             sockets.append(sender)
             sender.bind((item.interface, ETHERTYPE_ARP))
-            sender.send(gratuitous_arp(item.mac, item.address))
+            frame_of = gratuitous_arp if item.address.version == 4 else unsolicited_advertisement
+            sender.send(frame_of(item.mac, item.address))
         except OSError:
             # The container ended within the second: nothing is left to announce.
             continue

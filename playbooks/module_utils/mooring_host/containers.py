@@ -82,11 +82,19 @@ class Engine:
             self._connection.close()
             self._connection = None
 
+    def version(self) -> str:
+        """The engine's own version; raises Retry if it does not answer."""
+        return str(self._get("/version")["Version"])
+
     # Finding
 
     def running_ids(self) -> set[str]:
         """Full ids of all running containers that carry a task id."""
         return {str(item["Id"]) for item in self._list()}
+
+    def running_tasks(self) -> set[str]:
+        """The task ids of all running containers."""
+        return {str(item["Labels"].get(TASK_LABEL)) for item in self._list()}
 
     def find(self, task_id: str) -> Container:
         """The running container of a task; raises Retry while there is none."""

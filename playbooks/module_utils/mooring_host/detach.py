@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from .errors import Retry
 from .host import APPLY_TIMEOUT_S, FAILURES, Host, Result, failure
+from .isolation import isolate
 from .netlink import Link
 from .orders import Detach
 from .ovsdb import OvsdbRejected, OvsdbStale
@@ -74,6 +75,7 @@ def _attempt(host: Host, orders: list[Detach]) -> list[Result]:
             for port in job.removal.remove:
                 transaction.remove(port)
         _remove(host, transaction, {name for job in jobs for name in job.devices})
+        isolate(host, secure=False)  # the rules go after the port: a port of ours without them is silent
         left = _left(host, jobs)
         planned = [_confirm(job, left) if isinstance(job, Job) else job for job in planned]
     return [job.result if isinstance(job, Job) else job for job in planned]
@@ -90,18 +92,27 @@ def _plan(
     found += [
         device.name
         for device in devices.values()
-        if device.name not in switch.ports and _orphan(device, order, host.settings.owner)
+        if device.name not in switch.ports and _orphan(host, device, order)
     ]
     return Job(order, removal, found)
 
 
-def _orphan(device: Link, order: Detach, owner: str) -> bool:
-    """Whether a device without a port carries the mark of the order's address or instance."""
+def _orphan(host: Host, device: Link, order: Detach) -> bool:
+    """Whether a device without a port is what the order means: by its mark, or by its name if it is dead."""
+    owner = host.settings.owner
     if not device.alias.startswith(alias_prefix(owner)):
         return False
+    if order.port is not None:
+        named = (order.port, order.container) == (device.name, None)
+        return named and not _may_live(device, host.running_instances())
     address, _, instance = device.alias[len(alias_prefix(owner)) :].rpartition(":")
     wanted = device_alias(owner, order.instance, "").rpartition(":")[2] if order.instance else None
     return address == str(order.address) or instance == wanted
+
+
+def _may_live(device: Link, running: set[str] | None) -> bool:
+    """Whether a container of the instance that the device was made for runs; without an answer it may."""
+    return running is None or device.alias.rpartition(":")[2] in running
 
 
 def _remove(host: Host, transaction: Transaction, devices: set[str]) -> None:

@@ -5,7 +5,9 @@
        (RFC 5227), for IPv6 a neighbour solicitation from `::` (RFC 4862)
     3. whatever names an address as its sender's within the window is an answer; a probe by somebody else
        for the same address means that both would take it
-    4. the probe ports go; what a call that was cut off left of its own goes with the next
+    4. the probe ports go when the attach has ended (`remove_probes`), what a call that was cut off left of
+       its own with the next: the datapath gives the place of a port that goes to the next one that comes, and
+       what the probes sent would be counted there as if that one had sent it
 
 A probe has no sender address, so it changes nobody's neighbour table.  It finds what answers within the
 window across the switch as it forwards now; it cannot find a machine that is off, or one behind a tunnel that
@@ -23,16 +25,18 @@ import secrets
 import select
 import socket
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from .errors import Retry
-from .host import APPLY_TIMEOUT_S, FAILURES, Host, Result
+from .guards import FIRST_NUMBER
+from .host import APPLY_TIMEOUT_S, FAILURES, Host, Result, failure
+from .isolation import isolate
 from .links import mac_for, silence_host_end
 from .netlink import Address, mac_bytes
-from .orders import Attach
+from .orders import Attach, Detect
 from .ovsdb import OvsdbStale
-from .planning import MAC_MARK
+from .planning import MAC_MARK, addresses_of
 from .switch import Port, Switch
 from .wire import Heard, frame_for, read_frame
 
@@ -40,6 +44,7 @@ PAUSES_END_S = (0.06, 0.12, 0.2)  # a probe, then listening until that moment; t
 ATTEMPTS = 4
 ETH_P_ALL = 0x0003
 PACKET_OUTGOING = 4
+_PROBE_NUMBERS = 0x1000
 UNTAGGED = 0  # an access port of VLAN 0 hears what has no tag; a port without a tag would hear every VLAN
 
 
@@ -65,7 +70,8 @@ def probe_wire(host: Host, questions: Collection[Question]) -> dict[Question, Si
     if not questions:
         return sightings
     with contextlib.ExitStack() as stack:
-        names = stack.enter_context(_probe_ports(host, {question.vlan for question in questions}))
+        names = _probe_ports(host, {question.vlan for question in questions})
+        isolate(host)  # a bridge that forwards nothing for want of rules would let every address look free
         ears = [
             stack.enter_context(_Ear(host, name, [one for one in questions if one.vlan == vlan]))
             for vlan, name in names.items()
@@ -74,46 +80,89 @@ def probe_wire(host: Host, questions: Collection[Question]) -> dict[Question, Si
     return sightings
 
 
-def judge(order: Attach, sighting: Sighting, switch: Switch) -> Result | None:
+def detect(host: Host, orders: list[Detect]) -> list[Result]:
+    """Ask for every address, all in one look at the wire; one result per order, in order."""
+    try:
+        questions = [Question(order.address, order.vlan) for order in orders]
+        sightings = probe_wire(host, set(questions)) if not host.settings.check else {}
+    except FAILURES as error:
+        return [failure(order.id, error) for order in orders]
+    finally:
+        remove_probes(host)
+    return [
+        Result(order.id, "done", details=_told(order, sightings.get(question, Sighting())))
+        for order, question in zip(orders, questions)  # noqa: B905 (strict= needs Python 3.10)
+    ]
+
+
+def _told(order: Detect, sighting: Sighting) -> dict[str, object]:
+    return {"address": str(order.address), "answered_by": sorted(sighting.using | sighting.probing)}
+
+
+def questions_of(order: Attach) -> list[Question]:
+    """What an attach has to know: one question for each of its addresses."""
+    return [Question(address, order.vlan) for address, _ in order.addresses]
+
+
+def judge(order: Attach, sightings: Mapping[Question, Sighting], switch: Switch) -> Result | None:
     """What an attach ends in because of what was seen; None if it may go on.
 
-    Ports of the same instance on this bridge may have the address: the attach replaces them.
+    Ports of the same instance on this bridge may have its addresses: the attach replaces them.  They belong
+    together, so an answer on one of them speaks against both.
     """
-    same_address = [port for port in switch.ports.values() if port.marks.get("address") == str(order.address)]
-    ours = [port for port in same_address if port.marks.get("instance") != order.instance]
-    known = {port.marks.get(MAC_MARK) or mac_for(order.address) for port in same_address}
-    strangers = sorted(sighting.using - known)
-    if strangers or (ours and sighting.using & known):
-        return _conflict(order, strangers, ours if sighting.using & known else [])
-    if sighting.probing:
-        reason = f"{', '.join(sorted(sighting.probing))} probes for {order.address} at the same moment"
-        return Result(order.id, Retry.status, reason)
+    seen = {question.address: sightings[question] for question in questions_of(order)}
+    found = {address: _answer(order, address, sighting, switch) for address, sighting in seen.items()}
+    if any(strangers or ours for strangers, ours in found.values()):
+        return _conflict(order, found)
+    for address, sighting in seen.items():
+        if sighting.probing:
+            reason = f"{', '.join(sorted(sighting.probing))} probes for {address} at the same moment"
+            return Result(order.id, Retry.status, reason)
     return None
 
 
-def _conflict(order: Attach, strangers: list[str], ours: list[Port]) -> Result:
-    told = [f"port {port.name} of {port.marks.get('instance')} on this bridge" for port in ours]
-    macs = strangers or [mac_for(order.address)]
+def _answer(
+    order: Attach, address: Address, sighting: Sighting, switch: Switch
+) -> tuple[list[str], list[Port]]:
+    """Who answered on one address: MACs of strangers, and ports of ours that are another instance's."""
+    same_address = [port for port in switch.ports.values() if str(address) in addresses_of(port.marks)]
+    ours = [port for port in same_address if port.marks.get("instance") != order.instance]
+    known = {_mac_of(order, port) for port in same_address}
+    return sorted(sighting.using - known), ours if sighting.using & known else []
+
+
+def _mac_of(order: Attach, port: Port) -> str:
+    """What a port of ours with an address of the order answers with; one that was adopted has its own."""
+    return port.marks.get(MAC_MARK) or mac_for(order.address)
+
+
+def _conflict(order: Attach, found: Mapping[Address, tuple[list[str], list[Port]]]) -> Result:
+    answered = {address: one for address, one in found.items() if any(one)}
+    strangers = sorted({mac for macs, _ in answered.values() for mac in macs})
+    ours = {port.name: port for _, ports in answered.values() for port in ports}
+    told = [f"port {port.name} of {port.marks.get('instance')} on this bridge" for port in ours.values()]
     details = {
         "address": str(order.address),
-        "answered_by": macs,
-        "ours": [{"port": port.name, **port.marks} for port in ours],
+        "answered_on": [str(address) for address in answered],
+        "answered_by": strangers or sorted({_mac_of(order, port) for port in ours.values()}),
+        "ours": [{"port": port.name, **port.marks} for port in ours.values()],
     }
-    reason = f"somebody answers on {order.address}: {', '.join([*strangers, *told])}"
+    where = " and ".join(map(str, answered))
+    reason = f"somebody answers on {where}: {', '.join([*strangers, *told])}"
     return Result(order.id, "conflict", reason, details=details)
 
 
-@contextlib.contextmanager
-def _probe_ports(host: Host, vlans: Iterable[int | None]) -> Iterator[dict[int | None, str]]:
-    """A port in each VLAN for the time of the body: names by VLAN."""
+def remove_probes(host: Host) -> None:
+    """Remove all probe ports of ours; what cannot be removed now goes with the next call that probes."""
+    with contextlib.suppress(*FAILURES):
+        _change_ports(host, {})
+
+
+def _probe_ports(host: Host, vlans: Iterable[int | None]) -> dict[int | None, str]:
+    """Make a port in each VLAN; returns their names."""
     names = {vlan: f"mp{secrets.token_hex(7)[:13]}" for vlan in vlans}
     _change_ports(host, names)
-    try:
-        yield names
-    finally:
-        # What cannot be removed now goes with the next call that probes.
-        with contextlib.suppress(*FAILURES):
-            _change_ports(host, {})
+    return names
 
 
 def _change_ports(host: Host, names: dict[int | None, str]) -> None:
@@ -126,7 +175,9 @@ def _change_ports(host: Host, names: dict[int | None, str]) -> None:
         for vlan, name in names.items():
             tag = UNTAGGED if vlan is None else vlan
             marks = {"probe": host.settings.owner}
-            transaction.add(name, tag, marks, type="internal", mac=_probe_mac(switch))
+            transaction.add(
+                name, tag, marks, type="internal", mac=_probe_mac(switch), ofport_request=_number()
+            )
         if transaction.empty:
             return
         try:
@@ -137,6 +188,11 @@ def _change_ports(host: Host, names: dict[int | None, str]) -> None:
             raise Retry(f"ovs-vswitchd did not make a port to probe from within {APPLY_TIMEOUT_S:g} s")
         return
     raise Retry("the switch keeps changing while a port to probe from is being added or removed")
+
+
+def _number() -> int:
+    """Below the range of our ports, and not the switch's next, which would reach that range in time."""
+    return FIRST_NUMBER - 1 - secrets.randbelow(_PROBE_NUMBERS)
 
 
 def _probe_mac(switch: Switch) -> str:

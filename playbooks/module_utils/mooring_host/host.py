@@ -13,7 +13,9 @@ from typing import Any
 from .containers import Engine
 from .errors import OperationError, Retry
 from .netlink import Link, Netlink
+from .openflow import OpenFlow
 from .ovsdb import Ovsdb, OvsdbRejected, OvsdbUnreachable
+from .planning import instance_mark
 from .switch import Placed, Port, Switch, Transaction, read_all_ports, read_switch
 
 APPLY_TIMEOUT_S = 5.0
@@ -92,6 +94,11 @@ class Host:
             self._netlink = Netlink()
         return self._netlink
 
+    @property
+    def openflow(self) -> OpenFlow:
+        """The rules of the bridge."""
+        return OpenFlow(self.settings.database, self.settings.bridge)
+
     def switch(self) -> Switch:
         """Read the bridge and our ports."""
         return read_switch(self.database, self.settings.bridge, self.settings.owner)
@@ -115,6 +122,17 @@ class Host:
         except Retry:
             return None
 
+    def running_instances(self) -> set[str] | None:
+        """What the devices of running containers may have in their alias for an instance; None: no answer.
+
+        A task's id begins with its instance's, which ends at one of the points in it.
+        """
+        try:
+            tasks = self.engine.running_tasks()
+        except Retry:
+            return None
+        return {instance_mark(start) for task in tasks for start in _starts(task)}
+
     def alive(self, switch: Switch, devices: Collection[str]) -> set[str]:
         """Names of our ports whose device exists and whose container runs.
 
@@ -123,6 +141,12 @@ class Host:
         """
         running = self.running()
         return {port.name for port in switch.ports.values() if port.name in devices and _runs(port, running)}
+
+
+def _starts(task: str) -> list[str]:
+    """Every beginning of a task's id that ends before a point, and all of it."""
+    parts = task.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
 
 
 def _runs(port: Port, running: set[str] | None) -> bool:

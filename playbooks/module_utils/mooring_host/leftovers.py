@@ -1,10 +1,13 @@
 """What pipework left behind: told to whoever observes, and removed where we may.
 
-    a port whose device is gone, with pipework's kind of name    is removed if
-      under our mark                                             seen dead twice
-      under nobody's mark                                        seen dead twice, and `clean_pipework`
+    a port whose device is gone, with pipework's kind of name    is removed
+      under our mark                                             by a detach, as every dead port of ours
       under somebody else's                                      never
-    a link in the directory of namespaces to a dead process      seen dead twice, and `clean_pipework`
+      under nobody's                                             if seen dead twice, and `clean_pipework`
+    a link in the directory of namespaces to a dead process      if seen dead twice, and `clean_pipework`
+
+What carries our mark is the caller's to judge, however it was made: the mark may be the last trace of a
+lease, or of a daemon that knows more than this one.
 
 A dead port is not harmless: pipework names ports after process ids, and when an id comes again, the container
 that has it gets the old port with its old VLAN.  But others may use pipework on the same bridge, so what
@@ -34,11 +37,9 @@ _FILE = "pipework-seen.json"
 
 def leftovers(host: Host, switch: Switch, devices: Collection[str]) -> list[dict[str, Any]]:
     """What nobody's mark is on and nothing uses any more, for a report."""
-    ports = host.all_ports().values()
-    unmarked = [placed for placed in ports if _is_dead(placed, switch, devices) and not placed.marked]
     told: list[dict[str, Any]] = [
         {"port": placed.port.name, "vlan": placed.port.tag}
-        for placed in sorted(unmarked, key=lambda placed: placed.port.name)
+        for placed in sorted(_ports(host, switch, devices), key=lambda placed: placed.port.name)
     ]
     return [*told, *({"link": link} for link in dead_links())]
 
@@ -49,36 +50,28 @@ def collect(host: Host) -> None:
     Nobody waits for it and nothing depends on it, so an error leaves it to the next call.
     """
     settings = host.settings
-    if settings.check or not (settings.clean_pipework or settings.wiring == "pipework"):
+    if settings.check or not settings.clean_pipework:
         return
     with contextlib.suppress(*FAILURES):
         switch = host.switch()
         switch.check_epoch(settings.epoch, settings.sequence)
-        ports = _ports(host, switch)
-        links = dead_links() if settings.clean_pipework else []
+        ports, links = _ports(host, switch, host.devices()), dead_links()
         due = _seen_before(Path(settings.state_dir), [*(placed.port.uuid for placed in ports), *links])
         _remove_ports(host, switch, [placed for placed in ports if placed.port.uuid in due])
         for link in due.intersection(links):
             os.unlink(link)
 
 
-def _ports(host: Host, switch: Switch) -> list[Placed]:
-    """Dead ports that may be removed once they have been seen often enough."""
-    settings, devices = host.settings, host.devices()
+def _ports(host: Host, switch: Switch, devices: Collection[str]) -> list[Placed]:
+    """Dead ports under nobody's mark."""
     return [
         placed
         for placed in host.all_ports().values()
-        if _is_dead(placed, switch, devices)
-        and (
-            placed.port.marks.get("owner") == settings.owner
-            or (settings.clean_pipework and not placed.marked)
-        )
+        if placed.bridge == switch.bridge
+        and not placed.marked
+        and is_port(placed.port.name)
+        and placed.port.name not in devices
     ]
-
-
-def _is_dead(placed: Placed, switch: Switch, devices: Collection[str]) -> bool:
-    port = placed.port
-    return placed.bridge == switch.bridge and is_port(port.name) and port.name not in devices
 
 
 def _remove_ports(host: Host, switch: Switch, ports: list[Placed]) -> None:

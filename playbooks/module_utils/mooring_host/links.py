@@ -1,9 +1,13 @@
 """The container's end of the wire: what the interface must look like, what differs, and how to mend it.
 
 The state is read first and only differences are applied, so a second run changes nothing.  The order of the
-changes matters: offload and `arp_notify` before the address, the address before the link goes up, because
-the kernel announces the address (gratuitous ARP) at the moment the link comes up and only then; routes come
-last, they need a link that is up.
+changes matters: offload and the kernel's settings before the addresses, the addresses before the link goes
+up, because the kernel announces them (gratuitous ARP, neighbour advertisement) at the moment the link comes
+up and only then; routes come last, they need a link that is up.
+
+An interface has one address, or one of either family.  An IPv6 address that ends in the interface's IPv4
+address and is not wanted is what such a pair was before its network changed, and goes.  Addresses and routes
+come from us alone: what a router on the wire advertises (`accept_ra`, `autoconf`) is not followed.
 
 An engine turns IPv6 off in a container that gets no network of its own, on the loopback device as well.
 There it has to be on for the container to reach its own address.
@@ -21,6 +25,7 @@ import hashlib
 import ipaddress
 import socket
 import struct
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +34,12 @@ from .netlink import ROUTE_PROTOCOL, RTPROT_KERNEL, RTPROT_UNSPEC, Address, Link
 
 SIOCETHTOOL = 0x8946
 ETHTOOL_GTXCSUM, ETHTOOL_STXCSUM = 0x16, 0x17
+# What the kernel has to do on an interface of ours, by version of IP. It says who lives there when the link
+# comes up; and IPv6 is on, with the addresses that we give and no others.
+_SETTINGS: dict[int, dict[str, str]] = {
+    4: {"arp_notify": "1"},
+    6: {"ndisc_notify": "1", "accept_ra": "0", "autoconf": "0", "disable_ipv6": "0"},
+}
 
 
 @dataclass(frozen=True)
@@ -36,13 +47,17 @@ class Interface:
     """What an interface must look like; `offload` False turns TX checksum offload off."""
 
     name: str
-    address: Address
-    prefix: int
+    addresses: tuple[tuple[Address, int], ...]  # with prefix lengths; the leased one, its partner of IPv6
     mac: str
     mtu: int | None
     routes: frozenset[Route]
     offload: bool
     alias: str
+
+    @property
+    def families(self) -> tuple[int, ...]:
+        """The versions of IP that it speaks."""
+        return tuple(address.version for address, _ in self.addresses)
 
 
 @dataclass(frozen=True)
@@ -53,7 +68,7 @@ class View:
     addresses: frozenset[tuple[Address, int]]
     routes: dict[Route, int]
     offload: bool
-    announces: bool
+    unset: frozenset[tuple[int, str]] = frozenset()  # settings of the kernel that are not as they have to be
     loops: bool = True  # whether the container reaches its own address
 
 
@@ -64,14 +79,13 @@ def mac_for(address: Address) -> str:
     return (b"\x06\x00" + hashlib.sha256(address.packed).digest()[:4]).hex(":")
 
 
-def routes_for(gateway: str | None, routes: list[tuple[str, str | None]], version: int) -> frozenset[Route]:
-    """All routes an interface needs: the default by its gateway and the given ones."""
+def routes_for(gateways: Iterable[str | None], routes: list[tuple[str, str | None]]) -> frozenset[Route]:
+    """All routes an interface needs: a default by each gateway, for its family, and the given ones."""
     found = {
         Route(ipaddress.ip_network(to), ipaddress.ip_address(via) if via else None) for to, via in routes
     }
-    if gateway:
-        everything = ipaddress.ip_network("0.0.0.0/0" if version == 4 else "::/0")
-        found.add(Route(everything, ipaddress.ip_address(gateway)))
+    for hop in (ipaddress.ip_address(gateway) for gateway in gateways if gateway):
+        found.add(Route(ipaddress.ip_network("0.0.0.0/0" if hop.version == 4 else "::/0"), hop))
     return frozenset(found)
 
 
@@ -82,17 +96,28 @@ def differences(view: View, wanted: Interface) -> list[str]:
         "alias": view.link.alias == wanted.alias,
         "mtu": wanted.mtu is None or view.link.mtu == wanted.mtu,
         "offload": wanted.offload or not view.offload,
-        "announcement": view.announces,
+        "settings": not view.unset,
         "loopback": view.loops,
-        "address": _same_address(view, wanted) == {(wanted.address, wanted.prefix)},
+        "address": _concerned(view, wanted) == set(wanted.addresses),
         "link": view.link.up,
         "routes": wanted.routes <= set(view.routes) and not _surplus_routes(view, wanted),
     }
     return [name for name, holds in checks.items() if not holds]
 
 
-def _same_address(view: View, wanted: Interface) -> set[tuple[Address, int]]:
-    return {(address, prefix) for address, prefix in view.addresses if address == wanted.address}
+def _concerned(view: View, wanted: Interface) -> set[tuple[Address, int]]:
+    """The wanted addresses that are there, with whatever prefix, and former partners; others' stay."""
+    own = [address for address, _ in wanted.addresses]
+    return {
+        (address, prefix)
+        for address, prefix in view.addresses
+        if address in own or _is_partner(address, own[0])
+    }
+
+
+def _is_partner(address: Address, own: Address) -> bool:
+    pair = (own.version, address.version) == (4, 6) and not address.is_link_local
+    return pair and address.packed[12:] == own.packed
 
 
 def _surplus_routes(view: View, wanted: Interface) -> list[Route]:
@@ -157,8 +182,8 @@ class ContainerLinks:
         """Delete a device of the container, and with it its peer on the host."""
         self._netlink.delete_link(name)
 
-    def view(self, name: str, version: int) -> View | None:
-        """Read one interface; None if the container has none of that name."""
+    def view(self, name: str, families: Sequence[int]) -> View | None:
+        """Read one interface as far as these versions of IP go; None if there is none of that name."""
         link = self.links().get(name)
         if link is None:
             return None
@@ -167,32 +192,39 @@ class ContainerLinks:
             addresses=frozenset(self._netlink.addresses(link.index)),
             routes=self._netlink.routes(link.index),
             offload=self._offload(name),
-            announces=self._read_setting(version, name, _notify(version)) == "1",
-            loops=version == 4 or self._read_setting(6, "lo", "disable_ipv6") != "1",
+            unset=frozenset(
+                (version, setting)
+                for version in families
+                for setting, value in _SETTINGS[version].items()
+                if self._read_setting(version, name, setting) != value
+            ),
+            loops=6 not in families or self._read_setting(6, "lo", "disable_ipv6") != "1",
         )
 
     def configure(self, view: View, wanted: Interface) -> None:
         """Apply what differs, in the order the module header gives."""
         differing = set(differences(view, wanted))
-        name, index, version = wanted.name, view.link.index, wanted.address.version
+        name, index = wanted.name, view.link.index
         if differing & {"alias", "mtu"}:
             self._netlink.set_link(name, alias=wanted.alias, mtu=wanted.mtu)
         if "offload" in differing:
             self._disable_offload(name)
-        if "announcement" in differing:
-            self._write_setting(version, name, _notify(version), "1")
+        for version, setting in sorted(view.unset):
+            self._write_setting(version, name, setting, _SETTINGS[version][setting])
         if "loopback" in differing:
             self._write_setting(6, "lo", "disable_ipv6", "0")
-        if version == 6 and not view.link.up:
-            self._write_setting(6, name, "disable_ipv6", "0")
         if "address" in differing:
-            for address, prefix in _same_address(view, wanted) - {(wanted.address, wanted.prefix)}:
-                self._netlink.delete_address(index, address, prefix)
-            self._netlink.set_address(index, wanted.address, wanted.prefix)
+            self._set_addresses(index, view, wanted)
         if "link" in differing:
             self._netlink.set_link(name, up=True)
         if differing & {"routes", "address", "link"}:
             self._set_routes(index, wanted)
+
+    def _set_addresses(self, index: int, view: View, wanted: Interface) -> None:
+        for address, prefix in _concerned(view, wanted) - set(wanted.addresses):
+            self._netlink.delete_address(index, address, prefix)
+        for address, prefix in wanted.addresses:
+            self._netlink.set_address(index, address, prefix)
 
     def _set_routes(self, index: int, wanted: Interface) -> None:
         present = self._netlink.routes(index)
@@ -239,7 +271,3 @@ def silence_host_end(name: str) -> None:
 
 def _setting_path(version: int, name: str, setting: str) -> Path:
     return Path(f"/proc/sys/net/ipv{version}/conf/{name}/{setting}")
-
-
-def _notify(version: int) -> str:
-    return "arp_notify" if version == 4 else "ndisc_notify"

@@ -1,8 +1,8 @@
 """One call: any number of operations on one host, each with a result of its own, in the order asked.
 
-Operations of a kind are done together, kinds in this order: detach, adopt, attach, write, probe, observe,
-survey.  Removing comes first, because a call may take an address from one container and give it to another;
-observing comes last, because it shall report what the others did.
+Operations of a kind are done together, kinds in this order: detach, adopt, detect, attach, write, probe,
+observe, check, survey.  Removing comes first, because a call may take an address from one container and give
+it to another; observing comes late, because it shall report what the others did.
 
 Calls that change ports or files take turns (see `turns`), and may carry a number, by which a call that was
 overtaken is turned away: the switch keeps it for ports (see `switch`), a record for each file (`tellings`).
@@ -14,22 +14,26 @@ What did not get its turn is answered with `retry`.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from .adopt import adopt
 from .attach import attach
+from .capabilities import check
 from .detach import detach
+from .detect import detect
 from .errors import OperationError
 from .host import FAILURES, Host, Result, Settings, failure
 from .leftovers import collect
 from .observe import observe
-from .orders import Adopt, Attach, Detach, Observe, Order, Probe, Survey, Write, parse
+from .orders import Adopt, Attach, Check, Detach, Detect, Observe, Order, Probe, Survey, Write, parse
 from .probing import probe
 from .reloads import write
 from .survey import survey
 from .turns import PORTS, my_turn
+from .upkeep import keep_up_limits
 
 Kinds = Sequence[tuple[type, Callable[[Host, Any], list[Result]]]]
 
@@ -54,17 +58,25 @@ def perform(settings: Settings, operations: Sequence[Mapping[str, Any]]) -> list
 
 
 def _wire(host: Host, orders: Mapping[int, Order]) -> dict[int, Result]:
-    """Detach, adopt and attach, when it is this call's turn; then tidy up after pipework, where we may."""
+    """Detach, adopt, ask the wire and attach, when it is this call's turn; then tidy up."""
     wiring = {index: order for index, order in orders.items() if isinstance(order, _WIRING)}
     if not wiring:
         return {}
     try:
         with my_turn(host.settings.state_dir, PORTS):
             results = _perform(host, _FIRST, wiring)
-            collect(host)
+            _tidy_up(host)
             return results
     except OSError as error:  # of the lock; whatever an operation meets is in its result
         return {index: failure(order.id, error) for index, order in wiring.items()}
+
+
+def _tidy_up(host: Host) -> None:
+    """What cannot be cleaned up or restored now is by the next call."""
+    if not host.settings.check:
+        with contextlib.suppress(*FAILURES):
+            keep_up_limits(host)
+        collect(host)
 
 
 def _perform(host: Host, kinds: Kinds, orders: Mapping[int, Order]) -> dict[int, Result]:
@@ -101,7 +113,13 @@ def _singly(act: Callable[[Host, Any], Result]) -> Callable[[Host, Any], list[Re
     return each
 
 
-_WIRING = (Detach, Adopt, Attach)
-_PORTS = (*_WIRING, Observe)
-_FIRST: Kinds = [(Detach, detach), (Adopt, adopt), (Attach, attach)]
-_THEN: Kinds = [(Write, write), (Probe, probe), (Observe, _singly(observe)), (Survey, _singly(survey))]
+_WIRING = (Detach, Adopt, Detect, Attach)
+_PORTS = (Detach, Adopt, Attach, Observe)
+_FIRST: Kinds = [(Detach, detach), (Adopt, adopt), (Detect, detect), (Attach, attach)]
+_THEN: Kinds = [
+    (Write, write),
+    (Probe, probe),
+    (Observe, _singly(observe)),
+    (Check, _singly(check)),
+    (Survey, _singly(survey)),
+]

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Union
 
 from .errors import Refused
 from .links import routes_for
-from .netlink import Address, Route
+from .netlink import Address, Network, Route
 
 MAX_CONTENT_BYTES = 1 << 20
 MAX_TEXT = 1024
+MAX_BARRED = 1024
 _INTERFACE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,14}")
+_DEVICE = re.compile(r"[^\s/]{1,15}")  # of a port that others may have named
 _SIGNAL = re.compile(r"(SIG)?[A-Z][A-Z0-9]{1,9}")
 _MODE = re.compile(r"0?[0-7]{3}")
 
@@ -41,6 +43,17 @@ class Attach:
     interface: str
     sequence: int
     detect: bool  # whether to make sure first that nobody else has the address
+    barred: tuple[Network, ...] = ()  # what it may not reach, in order
+    address6: Address | None = None  # a second address, of IPv6, on the same interface
+    prefix6: int = 0
+    rate_out: int | None = None  # bit/s from the container; None: not limited
+    rate_in: int | None = None  # bit/s to it
+
+    @property
+    def addresses(self) -> tuple[tuple[Address, int], ...]:
+        """Each address with its prefix length, the leased one first."""
+        first = (self.address, self.prefix)
+        return (first,) if self.address6 is None else (first, (self.address6, self.prefix6))
 
 
 @dataclass(frozen=True)
@@ -60,6 +73,15 @@ class Adopt:
     port: str
     container: str  # which start of it was seen
     sequence: int
+    barred: tuple[Network, ...] = ()  # what it may not reach
+    address6: Address | None = None  # a second address, of IPv6, that the interface has as well
+    prefix6: int = 0
+
+    @property
+    def addresses(self) -> tuple[tuple[Address, int], ...]:
+        """Each address with its prefix length, the one that is taken over first."""
+        first = (self.address, self.prefix)
+        return (first,) if self.address6 is None else (first, (self.address6, self.prefix6))
 
 
 @dataclass(frozen=True)
@@ -71,13 +93,24 @@ class Survey:
 
 @dataclass(frozen=True)
 class Detach:
-    """Remove the ports of an instance or of an address."""
+    """Remove the ports of an instance or of an address; or the one named, if nothing lives behind it."""
 
     id: str
     instance: str | None
     address: Address | None
     task_id: str | None
     sequence: int
+    port: str | None = None  # this one alone, or a device of that name that has no port
+    container: str | None = None  # whose start the port was made for; None: a device without a port
+
+
+@dataclass(frozen=True)
+class Detect:
+    """Ask the wire whether anybody has an address."""
+
+    id: str
+    address: Address
+    vlan: int | None
 
 
 @dataclass(frozen=True)
@@ -116,7 +149,15 @@ class Probe:
     timeout_s: float
 
 
-Order = Union[Attach, Adopt, Detach, Observe, Survey, Write, Probe]  # noqa: UP007 (evaluated at run time, Python 3.9)
+@dataclass(frozen=True)
+class Check:
+    """Tell what this host can do."""
+
+    id: str
+
+
+# Union and not |, because this is evaluated at run time and hosts may run Python 3.9.
+Order = Union[Attach, Adopt, Detach, Detect, Observe, Survey, Write, Probe, Check]  # noqa: UP007
 
 
 def parse(order: Mapping[str, Any]) -> Order:
@@ -129,7 +170,8 @@ def parse(order: Mapping[str, Any]) -> Order:
 
 
 def _attach(order: Mapping[str, Any]) -> Attach:
-    address = _address(order, "address")
+    address, address6 = _address(order, "address"), _second(order)
+    families = {address.version} if address6 is None else {4, 6}
     return Attach(
         id=_text(order, "id"),
         task_id=_text(order, "task_id"),
@@ -138,18 +180,23 @@ def _attach(order: Mapping[str, Any]) -> Attach:
         instance=_text(order, "instance"),
         address=address,
         prefix=_number(order, "prefix", 1, address.max_prefixlen),
-        routes=_routes(order, address.version),
-        vlan=None if order.get("vlan") is None else _number(order, "vlan", 1, 4094),
-        mtu=None if order.get("mtu") is None else _number(order, "mtu", 576, 65535),
+        routes=_routes(order, families),
+        vlan=_vlan(order),
+        mtu=None if order.get("mtu") is None else _number(order, "mtu", 1280 if address6 else 576, 65535),
         generation=_number(order, "generation", 0, 1 << 62),
         interface=_matching(order, "interface", _INTERFACE, "eth0"),
         sequence=_sequence(order),
         detect=bool(order.get("detect", False)),
+        barred=_networks(order, "barred"),
+        address6=address6,
+        prefix6=0 if address6 is None else _number(order, "prefix6", 1, 128),
+        rate_out=_rate(order, "rate_out"),
+        rate_in=_rate(order, "rate_in"),
     )
 
 
 def _adopt(order: Mapping[str, Any]) -> Adopt:
-    address = _address(order, "address")
+    address, address6 = _address(order, "address"), _second(order)
     return Adopt(
         id=_text(order, "id"),
         task_id=_text(order, "task_id"),
@@ -158,12 +205,15 @@ def _adopt(order: Mapping[str, Any]) -> Adopt:
         instance=_text(order, "instance"),
         address=address,
         prefix=_number(order, "prefix", 1, address.max_prefixlen),
-        vlan=None if order.get("vlan") is None else _number(order, "vlan", 1, 4094),
+        vlan=_vlan(order),
         generation=_number(order, "generation", 0, 1 << 62),
         interface=_text(order, "interface"),
         port=_text(order, "port"),
         container=_text(order, "container"),
         sequence=_sequence(order),
+        barred=_networks(order, "barred"),
+        address6=address6,
+        prefix6=0 if address6 is None else _number(order, "prefix6", 1, 128),
     )
 
 
@@ -171,12 +221,38 @@ def _survey(order: Mapping[str, Any]) -> Survey:
     return Survey(str(order.get("id", "")))
 
 
+def _second(order: Mapping[str, Any]) -> Address | None:
+    """The IPv6 address that an IPv4 address is paired with, if it is."""
+    if order.get("address6") is None:
+        return None
+    address = _address(order, "address6")
+    if (_address(order, "address").version, address.version) != (4, 6):
+        raise _refusal(order, "address6", "must be of IPv6, beside an address of IPv4")
+    return address
+
+
 def _detach(order: Mapping[str, Any]) -> Detach:
+    if order.get("port") is not None:
+        return _detach_dead(order)
     instance = _text(order, "instance") if order.get("instance") else None
     address = _address(order, "address") if order.get("address") else None
     if instance is None and address is None:
         raise Refused(f"{order.get('op')}: give an instance, an address or both")
     return Detach(_text(order, "id"), instance, address, order.get("task_id") or None, _sequence(order))
+
+
+def _detect(order: Mapping[str, Any]) -> Detect:
+    return Detect(_text(order, "id"), _address(order, "address"), _vlan(order))
+
+
+def _vlan(order: Mapping[str, Any]) -> int | None:
+    return None if order.get("vlan") is None else _number(order, "vlan", 1, 4094)
+
+
+def _detach_dead(order: Mapping[str, Any]) -> Detach:
+    port = _matching(order, "port", _DEVICE, "")
+    container = None if order.get("container") is None else _text(order, "container")
+    return Detach(_text(order, "id"), None, None, None, _sequence(order), port, container)
 
 
 def _observe(order: Mapping[str, Any]) -> Observe:
@@ -223,10 +299,21 @@ def _probe(order: Mapping[str, Any]) -> Probe:
     )
 
 
-_PARSERS = {
-    "attach": _attach, "adopt": _adopt, "detach": _detach, "observe": _observe, "survey": _survey,
-    "write": _write, "probe": _probe,
-}  # fmt: skip
+def _check(order: Mapping[str, Any]) -> Check:
+    return Check(str(order.get("id", "")))
+
+
+_PARSERS: dict[str, Callable[[Mapping[str, Any]], Order]] = {
+    "attach": _attach,
+    "adopt": _adopt,
+    "detach": _detach,
+    "detect": _detect,
+    "observe": _observe,
+    "survey": _survey,
+    "write": _write,
+    "probe": _probe,
+    "check": _check,
+}
 
 
 def _refusal(order: Mapping[str, Any], key: str, wish: str) -> Refused:
@@ -252,6 +339,10 @@ def _sequence(order: Mapping[str, Any]) -> int:
     return 0 if order.get("sequence") is None else _number(order, "sequence", 0, 1 << 62)
 
 
+def _rate(order: Mapping[str, Any], key: str) -> int | None:
+    return None if order.get(key) is None else _number(order, key, 64_000, 100_000_000_000)
+
+
 def _seconds(order: Mapping[str, Any], key: str, default: float) -> float:
     value = order.get(key, default)
     if not isinstance(value, (int, float)) or not 0 < value <= 60:
@@ -275,13 +366,29 @@ def _address(order: Mapping[str, Any], key: str) -> Address:
         raise _refusal(order, key, "is not an IP address") from error
 
 
-def _routes(order: Mapping[str, Any], version: int) -> frozenset[Route]:
+def _networks(order: Mapping[str, Any], key: str) -> tuple[Network, ...]:
+    """Networks in one order, whatever the caller's: IPv4 first, by address."""
+    texts = order.get(key) or []
+    if not isinstance(texts, (list, tuple)) or len(texts) > MAX_BARRED:
+        raise _refusal(order, key, f"must be a list of at most {MAX_BARRED} networks in CIDR form")
+    try:
+        networks = {ipaddress.ip_network(text) for text in texts if isinstance(text, str)}
+    except ValueError as error:
+        raise Refused(f"{order.get('op')}: {key}: {error}; give networks in CIDR form") from error
+    if not all(isinstance(text, str) for text in texts):
+        raise _refusal(order, key, "must hold networks in CIDR form, as text")
+    return tuple(sorted(networks, key=lambda one: (one.version, int(one.network_address), one.prefixlen)))
+
+
+def _routes(order: Mapping[str, Any], families: Collection[int]) -> frozenset[Route]:
     try:
         pairs = [(route["to"], route.get("via")) for route in order.get("routes") or []]
-        routes = routes_for(order.get("gateway"), pairs, version)
+        routes = routes_for([order.get("gateway"), order.get("gateway6")], pairs)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Refused(f"attach: gateway or routes: {error}") from error
     for route in routes:
-        if route.to.version != version or (route.via is not None and route.via.version != version):
+        if route.to.version not in families or (
+            route.via is not None and route.via.version != route.to.version
+        ):
             raise Refused(f"attach: the route to {route.to} is not of the address's family")
     return routes

@@ -79,19 +79,26 @@ class Ovsdb:
         Raises OvsdbStale when a `wait` did not hold, OvsdbRejected for any other refusal (nothing was changed
         in either case) and OvsdbUnreachable when no answer came.
         """
+        results: list[Row] = self._ask("transact", [DATABASE, *operations])
+        for result in results:
+            if result and result.get("error"):
+                self._refuse(result)
+        return results
+
+    def schema_version(self) -> str:
+        """The version of the database's schema."""
+        return str(self._ask("get_schema", [DATABASE])["version"])
+
+    def _ask(self, method: str, params: list[Any]) -> Any:
         self._next_id += 1
         try:
-            self._send({"method": "transact", "params": [DATABASE, *operations], "id": self._next_id})
+            self._send({"method": method, "params": params, "id": self._next_id})
             answer = self._answer()
         except OSError as error:
             raise OvsdbUnreachable(f"the Open vSwitch database stopped answering: {error}") from error
         if answer.get("error"):
             raise OvsdbRejected(f"the Open vSwitch database refused the request: {answer['error']}")
-        results: list[Row] = answer["result"]
-        for result in results:
-            if result and result.get("error"):
-                self._refuse(result)
-        return results
+        return answer["result"]
 
     @staticmethod
     def _refuse(result: Row) -> None:

@@ -5,7 +5,8 @@
        wait until the switch has applied it
     3. run it: no shell, a small environment, a limit of time
     4. read back what is there, whatever its exit code says; take back what is not as it should be
-    5. the caller writes our marks and the VLAN on the port it made, configures the interface and announces it
+    5. the caller writes our marks and the VLAN on the port it made, puts in its guards, configures the
+       interface (a second address, of IPv6, is among that) and announces it
 
 Why 2: pipework skips `add-port` for a name that the bridge still has, and names come again with process ids.
 The container would get the old port with its old VLAN, or, where the port is as new as its device, none of
@@ -25,14 +26,15 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from .budget import Budget
 from .containers import Container
 from .errors import Refused, Retry
 from .host import APPLY_TIMEOUT_S, FAILURES, Host
+from .jobs import Job, each
 from .links import ContainerLinks, Interface, View, mac_for, silence_host_end
 from .namespaces import NetworkNamespace
 from .orders import Attach
@@ -40,10 +42,7 @@ from .pipework_names import LONGEST, guest_of, is_link, link_of, port_of
 from .survey import peer_of
 from .switch import Placed, Port, Switch
 
-if TYPE_CHECKING:
-    from .attach import Job
-
-WIRING = "pipework"
+NATIVE, WIRING = "native", "pipework"
 PROGRAM = "pipework"
 ALSO_IN = "/usr/local/bin"
 RUN_S = 10.0  # one run; it takes a second, most of which is its announcement
@@ -64,17 +63,8 @@ class Task:
     cleared: list[str] = field(default_factory=list)
 
 
-def wire_all(
-    host: Host,
-    switch: Switch,
-    devices: Collection[str],
-    jobs: list[Job],
-    each: Callable[[list[Job], Callable[[Job], None]], list[Job]],
-) -> Switch:
-    """Steps 1 to 4 for the jobs of an attach that need a port; returns the switch as it is then.
-
-    `each` runs a step for every job and ends those that fail.
-    """
+def wire_all(host: Host, switch: Switch, devices: Collection[str], jobs: list[Job]) -> Switch:
+    """Steps 1 to 4 for the jobs of an attach that need a port; returns the switch as it is then."""
     ports, budget = host.all_ports(), Budget(RUNS_S, "runs of pipework")
     tasks: dict[int, Task] = {}
 
@@ -102,9 +92,13 @@ def wire_all(
         return switch
     make_way(host, switch, tasks.values())
     each(going, run)
-    now = host.switch()
-    now.check_epoch(host.settings.epoch, host.settings.sequence)
-    return now
+    return host.switch()
+
+
+def check_wiring(wiring: str) -> None:
+    """Raises Refused for a word that says nothing about how ports are made."""
+    if wiring not in (NATIVE, WIRING):
+        raise Refused(f"mooring_wiring is {wiring[:80]!r} for this host; set it to {NATIVE} or {WIRING}")
 
 
 def mend(host: Host, port: Port, inside: ContainerLinks, view: View, wanted: Interface) -> None:
@@ -143,7 +137,8 @@ def find_program() -> str:
 
 def command(program: str, bridge: str, order: Attach, container: Container) -> list[str]:
     """Its documented command line."""
-    gateway = next((route.via for route in order.routes if not route.to.prefixlen and route.via), None)
+    defaults = (route for route in order.routes if route.to.version == 4 and not route.to.prefixlen)
+    gateway = next((route.via for route in defaults if route.via), None)
     address = f"{order.address}/{order.prefix}" + (f"@{gateway}" if gateway else "")
     mac = mac_for(order.address) + (f"@{order.vlan}" if order.vlan else "")
     return [program, bridge, "-i", order.interface, container.id, address, mac]

@@ -113,7 +113,7 @@ def _problem(host: Host, link: Link, peer: str | None, placed: Placed | None) ->
 
 def refuse_others_wiring(inside: ContainerLinks, order: Attach, owner: str) -> None:
     """Raises Refused if somebody else has given the container an address where it is to get one of ours."""
-    network = ipaddress.ip_network((order.address, order.prefix), strict=False)
+    networks = [ipaddress.ip_network(one, strict=False) for one in order.addresses]
     for link in inside.links().values():
         if link.name == "lo" or link.alias.startswith(alias_prefix(owner)):
             continue
@@ -122,7 +122,9 @@ def refuse_others_wiring(inside: ContainerLinks, order: Attach, owner: str) -> N
                 raise Refused(
                     f"the container already has an interface {link.name} that is not ours; {_REMEDY}"
                 )
-        elif any(address in network for address, _ in inside.addresses(link.index)):
+            continue
+        there = [address for address, _ in inside.addresses(link.index)]
+        if network := next((one for one in networks if any(address in one for address in there)), None):
             raise Refused(f"the container already has an address of {network} on {link.name}; {_REMEDY}")
 
 

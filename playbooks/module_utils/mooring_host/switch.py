@@ -186,7 +186,7 @@ class Transaction:
         """Remove a port; its rows vanish with the bridge's last reference to them."""
         self._removed.add(port.uuid)
 
-    def add(self, name: str, tag: int | None, marks: dict[str, str], **device_columns: str) -> None:
+    def add(self, name: str, tag: int | None, marks: dict[str, str], **device_columns: str | int) -> None:
         """Add a port with one interface of the same name; `device_columns` go into the interface's record."""
         ids = _external_ids(marks)
         index = len(self._added)
@@ -214,6 +214,10 @@ class Transaction:
         if tag != port.tag:
             row = {"tag": _tag(tag)}
             self._operations.append({"op": "update", "table": "Port", "where": by_name, "row": row})
+
+    def also(self, operations: list[Operation]) -> None:
+        """Put other changes of ours behind the same fence."""
+        self._operations += operations
 
     def commit(self, database: Ovsdb) -> int:
         """Commit all or nothing; returns the configuration number the switch daemon has to reach."""

@@ -52,11 +52,17 @@ def _arp_probe(address: Address, hardware: bytes) -> bytes:
 
 def _solicitation(address: Address, hardware: bytes) -> bytes:
     group = SOLICITED_NODE + address.packed[13:]
-    message = struct.pack("!BBHI", SOLICITATION, 0, 0, 0) + address.packed
-    checksum = _checksum(NOBODY_6 + group + struct.pack("!II", len(message), ICMPV6) + message)
+    packet = icmpv6(SOLICITATION, b"\0" * 4 + address.packed, NOBODY_6, group)
+    return b"\x33\x33" + group[12:] + hardware + struct.pack("!H", ETHERTYPE_IPV6) + packet
+
+
+def icmpv6(kind: int, body: bytes, sender: bytes, target: bytes) -> bytes:
+    """An IPv6 packet with an ICMPv6 message of an even number of bytes; addresses are 16 bytes each."""
+    message = struct.pack("!BBH", kind, 0, 0) + body
+    checksum = _checksum(sender + target + struct.pack("!II", len(message), ICMPV6) + message)
     message = message[:2] + struct.pack("!H", checksum) + message[4:]
-    header = struct.pack("!IHBB", 6 << 28, len(message), ICMPV6, 255) + NOBODY_6 + group
-    return b"\x33\x33" + group[12:] + hardware + struct.pack("!H", ETHERTYPE_IPV6) + header + message
+    # Hop limit 255 proves to the receiver that no router has passed it on.
+    return struct.pack("!IHBB", 6 << 28, len(message), ICMPV6, 255) + sender + target + message
 
 
 def _checksum(data: bytes) -> int:

@@ -14,3 +14,10 @@ def rig() -> Iterator[HostRig]:
     """Each test uses addresses and containers of its own."""
     with hosted() as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def guardian(rig: HostRig) -> Iterator[None]:
+    """The resident program that restores the rules, for the tests of one module."""
+    with rig.guardian():
+        yield

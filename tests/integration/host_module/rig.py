@@ -14,6 +14,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tarfile
 import tempfile
 import time
@@ -24,9 +25,12 @@ from typing import Any
 
 import pytest
 
+from mooring.playbooks.module_utils import mooring_host
 from mooring.playbooks.module_utils.mooring_host.host import Settings
+from mooring.playbooks.module_utils.mooring_host.isolation import guardian_turn
 from mooring.playbooks.module_utils.mooring_host.namespaces import NetworkNamespace
 from mooring.playbooks.module_utils.mooring_host.operations import perform
+from mooring.playbooks.module_utils.mooring_host.turns import is_taken
 
 BRIDGE = "br-mooring"
 IMAGE = "hm-busybox"
@@ -102,13 +106,32 @@ class HostRig:
             f"--remote=punix:{self.database}", f"--unixctl={control}/ovsdb.ctl",
         )  # fmt: skip
         until(lambda: Path(self.database).exists(), "ovsdb-server")
-        self.switch_daemon = self._spawn(
-            "vswitchd.log", *inside, "ovs-vswitchd", f"unix:{self.database}", "--disable-system",
-            f"--unixctl={control}/vswitchd.ctl",
-        )  # fmt: skip
+        self.start_switch_daemon()
         self.vsctl("add-br", BRIDGE, "--", "set", "bridge", BRIDGE, "datapath_type=netdev")
         run("ip", "-n", self.name, "addr", "add", "10.64.0.1/22", "dev", BRIDGE)
         run("ip", "-n", self.name, "link", "set", BRIDGE, "up")
+
+    def start_switch_daemon(self) -> None:
+        """Start the part that forwards, for the first time or again; it is ended by `switch_daemon.kill`."""
+        self.switch_daemon = self._spawn(
+            "vswitchd.log", "nsenter", f"--net=/run/netns/{self.name}", "ovs-vswitchd",
+            f"unix:{self.database}", "--disable-system", f"--unixctl={self.directory}/vswitchd.ctl",
+        )  # fmt: skip
+
+    @contextlib.contextmanager
+    def guardian(self, bridge: str = BRIDGE) -> Iterator[subprocess.Popen[bytes]]:
+        """The resident program that restores the rules, for the time of the body."""
+        process = self._spawn(
+            "guardian.log", "nsenter", f"--net=/run/netns/{self.name}", sys.executable, "-m",
+            f"{mooring_host.__name__}.guardian", "--owner=mooring", f"--bridge={bridge}",
+            f"--database={self.database}", f"--state-dir={self.state_dir}",
+        )  # fmt: skip
+        try:
+            until(lambda: is_taken(self.state_dir, guardian_turn(bridge)), "the guardian")
+            yield process
+        finally:
+            process.terminate()
+            process.wait(10)
 
     def _start_engine(self) -> None:
         engine = self.directory / "engine"
@@ -145,6 +168,15 @@ class HostRig:
     def vsctl(self, *words: str) -> str:
         """The switch's own client."""
         return run("ovs-vsctl", f"--db=unix:{self.database}", "--timeout=10", *words)
+
+    def ofctl(self, command: str, *rest: str) -> str:
+        """The switch's own client for rules; what follows the command comes after the bridge."""
+        target = f"unix:{self.directory}/{BRIDGE}.mgmt"
+        return run("ovs-ofctl", "-O", "OpenFlow14", "--timeout=10", command, target, *rest)
+
+    def appctl(self, *words: str) -> str:
+        """The switch daemon's own client."""
+        return run("ovs-appctl", f"--target={self.directory}/vswitchd.ctl", "--timeout=10", *words)
 
     def ports(self) -> list[str]:
         """Ports of the bridge as the switch itself tells."""

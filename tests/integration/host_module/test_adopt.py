@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import re
 import subprocess
@@ -14,7 +15,26 @@ from typing import IO, Any
 
 import pytest
 
+from mooring.playbooks.module_utils.mooring_host import adopt as adopting
+from mooring.playbooks.module_utils.mooring_host.errors import Retry
+from mooring.playbooks.module_utils.mooring_host.links import mac_for
+
 from .rig import BRIDGE, HostRig, run, until
+from .speaking import (
+    IP,
+    IPV6,
+    NEIGHBOUR6,
+    dropped,
+    ethernet,
+    has_rules,
+    heard,
+    ipv4,
+    ipv6,
+    lies_of,
+    number_of,
+    speaker_of,
+    udp,
+)
 from .test_ports import order, ours, removal
 from .wired import Pipework, installed, port_for, process_of
 
@@ -67,7 +87,7 @@ def survey(rig: HostRig, task: str) -> list[dict[str, Any]]:
 
 def adoption(rig: HostRig, seen: Wired, **changes: Any) -> dict[str, Any]:
     """The order to take it over as it was surveyed."""
-    [row] = survey(rig, seen.task)
+    [row] = [row for row in survey(rig, seen.task) if row["address"] == seen.address]
     keys = ("id", "task_id", "app", "slot", "instance", "address", "prefix", "vlan", "generation")
     found = {"interface": row["interface"], "port": row["port"], "container": row["container"]}
     return {"op": "adopt", **{key: seen.attach[key] for key in keys}, **found, **changes}
@@ -198,6 +218,91 @@ def test_traffic_goes_on_while_a_container_is_taken_over(
     inside = rig.inside(seen.container, "ip", "link")
     assert seen.mac in inside
     assert ("eth0" in inside) == (interface == "eth0")
+
+
+def test_its_guards_are_in_force_when_an_adoption_answers(rig: HostRig, program: Pipework) -> None:
+    seen = wired(rig, program)
+    who = speaker_of(rig, seen.attach, seen.container, seen.port, "eth1")
+    lies, true = lies_of(who)
+    assert heard(rig, who, lies, true) == set(lies), "until then the port says what it likes"
+    [result] = rig.do(adoption(rig, seen))
+    assert heard(rig, who, lies, true) == set()
+    assert dropped(rig, who) == {"address": 1, "mac": 1, "arp": 1}
+    assert result["mac"] == who.mac != mac_for(ipaddress.ip_address(seen.address))
+    number = number_of(rig, seen.port)
+    assert has_rules(rig, number)
+    rig.do(removal(seen.attach))
+    assert not has_rules(rig, number)
+
+
+def test_an_adoption_tells_at_once_what_the_port_is_barred_from(rig: HostRig, program: Pipework) -> None:
+    seen = wired(rig, program)
+    who = speaker_of(rig, seen.attach, seen.container, seen.port, "eth1")
+    rig.do(adoption(rig, seen, barred=["10.64.9.0/24"]))
+    there = ethernet(who.mac, IP, ipv4(who.address, "10.64.9.7", udp(9, 9)))
+    assert heard(rig, who, {"there": there}, lies_of(who)[1]) == set()
+    assert dropped(rig, who) == {"barred": 1}
+    assert rig.do({**seen.attach, "barred": ["10.64.9.0/24"]})[0]["status"] == "done"
+
+
+def test_both_addresses_of_a_pair_may_speak(rig: HostRig, program: Pipework) -> None:
+    seen = wired(rig, program)
+    give(rig, seen, "fd00:64::88:1/64")
+    second = {"address6": "fd00:64::88:1", "prefix6": 64}
+    [result] = rig.do({**adoption(rig, seen, **second), "prefix6": 80})
+    assert result["reason"] == "eth1 does not have fd00:64::88:1/80"
+    assert rig.do(adoption(rig, seen, **second))[0]["status"] == "done"
+    who = speaker_of(rig, seen.attach, seen.container, seen.port, "eth1")
+    spoken = {
+        "its own": ethernet(who.mac, IPV6, ipv6("fd00:64::88:1", "ff02::1", udp(9, 9))),
+        "another's": ethernet(who.mac, IPV6, ipv6(NEIGHBOUR6, "ff02::1", udp(9, 9))),
+    }
+    assert heard(rig, who, spoken, lies_of(who)[1]) == {"its own"}
+    [attached] = rig.do({**seen.attach, **second})
+    assert (attached["status"], attached["port"]) == ("done", seen.port)
+
+
+def give(rig: HostRig, seen: Wired, address: str) -> None:
+    """Somebody adds an address to the interface by hand."""
+    there = ("nsenter", f"--net=/proc/{process_of(rig, seen.container)}/ns/net")
+    run(*there, "sysctl", "-qw", "net.ipv6.conf.eth1.disable_ipv6=0")
+    run(*there, "ip", "address", "add", address, "dev", "eth1", *(["nodad"] if ":" in address else []))
+
+
+def test_an_address_that_the_guards_would_silence_is_not_cut_off(rig: HostRig, program: Pipework) -> None:
+    seen = wired(rig, program)
+    give(rig, seen, "192.0.2.7/24")
+    [result] = rig.do(adoption(rig, seen))
+    assert (result["status"], "eth1 has 192.0.2.7 as well" in result["reason"]) == ("refused", True)
+    assert rig.vsctl("get", "Port", seen.port, "external_ids") == "{}"
+
+
+def test_without_guards_nothing_is_called_adopted(
+    rig: HostRig, program: Pipework, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(host: Any, **named: Any) -> Any:
+        raise Retry("the rules cannot be read")
+
+    seen = wired(rig, program)
+    taking = adoption(rig, seen)
+    with monkeypatch.context() as patch:
+        patch.setattr(adopting, "isolate", failing)
+        [result] = rig.do(taking)
+        assert (result["status"], "its guards are not in force" in result["reason"]) == ("retry", True)
+        assert survey(rig, seen.task), "it is still told to be taken over"
+    [result] = rig.do(taking)
+    assert (result["status"], result["changed"]) == ("done", True)
+
+
+def test_an_adopted_port_is_limited_by_the_name_that_its_interface_has(
+    rig: HostRig, program: Pipework
+) -> None:
+    seen = wired(rig, program)
+    rig.do(adoption(rig, seen))
+    [result] = rig.do({**seen.attach, "rate_out": 20_000_000, "rate_in": 10_000_000})
+    assert result["status"] == "done", result
+    [told] = ours(rig, seen.address)
+    assert (told["rate_out"], told["rate_in"]) == (20_000_000, 10_000_000)
 
 
 def test_what_others_wrote_on_the_port_stays(rig: HostRig, program: Pipework) -> None:

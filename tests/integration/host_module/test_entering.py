@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from mooring.playbooks.module_utils.mooring_host.ovsdb import Ovsdb, OvsdbStale
 from mooring.playbooks.module_utils.mooring_host.switch import Transaction, read_switch
 
 from .rig import BRIDGE, HostRig, until
+from .stale_engine import stale_engine
 
 pytestmark = pytest.mark.root
 
@@ -38,6 +40,30 @@ def test_a_reused_process_id_is_not_mistaken_for_the_container(rig: HostRig) -> 
                 engine.files(other).__enter__()
     finally:
         engine.close()
+
+
+def test_a_process_id_that_became_another_containers_leads_nowhere(rig: HostRig, tmp_path: Path) -> None:
+    """The container was started anew between two looks, and its process id went to a neighbour."""
+    task, container = rig.container()
+    _, neighbour = rig.container()
+    pid = int(rig.docker("inspect", "--format", "{{.State.Pid}}", neighbour))
+    attach = {
+        "op": "attach", "id": "a", "task_id": task, "app": "/web", "slot": 0, "instance": "web.instance-9",
+        "address": "10.64.3.9", "prefix": 22, "gateway": None, "routes": [], "vlan": None, "mtu": None,
+        "generation": 1,
+    }  # fmt: skip
+    before = rig.ports()
+    with stale_engine(tmp_path / "e.sock", rig.engine, container, pid) as engine:
+        [result] = rig.do(attach, engine=str(tmp_path / "e.sock"))
+        assert engine.looks == 2, "it was asked again before anything was touched"
+        assert (result["status"], result["changed"]) == ("retry", False)
+        assert "restarted meanwhile" in result["reason"]
+        assert rig.ports() == before
+        assert "eth0" not in rig.inside(neighbour, "ip", "addr")
+        [again] = rig.do(attach, engine=str(tmp_path / "e.sock"))
+    assert again["status"] == "done", again
+    assert "10.64.3.9" in rig.inside(container, "ip", "addr")
+    assert "eth0" not in rig.inside(neighbour, "ip", "addr")
 
 
 @pytest.mark.parametrize("change", ["marks", "ports"])

@@ -11,9 +11,13 @@ from typing import Any
 import pytest
 
 from mooring.handlers.ansible import AnsibleRunner
+from mooring.handlers.plays import Flying
+from mooring.handlers.warm.runner import WarmRunner
 from mooring.playbooks.module_utils.mooring_host import leftovers, pipework, pipework_names
+from mooring.playbooks.module_utils.mooring_host.guards import FIRST_NUMBER, LAST_NUMBER
 
 from .rig import BRIDGE, HostRig, run, until
+from .speaking import dropped, has_rules, heard, lies_of, number_of, speaker_of
 from .test_ports import order, ours, removal
 from .wired import Pipework, installed, port_for, process_of, tag_of
 
@@ -138,6 +142,34 @@ def test_a_container_is_wired_by_it_and_marked_by_us(rig: HostRig, program: Pipe
     assert (native["changed"], native["port"]) == (False, port), "either way finds what the other has made"
 
 
+def test_its_guards_stand_when_the_attach_answers(rig: HostRig, program: Pipework) -> None:
+    asked, container, port = attached(rig)
+    number, who = number_of(rig, port), speaker_of(rig, asked, container, port)
+    assert not FIRST_NUMBER <= number <= LAST_NUMBER
+    lies, true = lies_of(who)
+    assert heard(rig, who, lies, true) == set()
+    assert dropped(rig, who) == {"address": 1, "mac": 1, "arp": 1}
+    do(rig, removal(asked))
+    assert not has_rules(rig, number)
+
+
+def test_a_pair_gets_its_second_address_from_us(rig: HostRig, program: Pipework) -> None:
+    second = {"address6": "fd00:64::77:1", "prefix6": 64, "gateway6": "fd00:64::1"}
+    asked, container, port = attached(rig, **second)
+    inside_ = rig.inside(container, "ip", "address", "show", "eth0")
+    assert (asked["address"] in inside_, "fd00:64::77:1/64" in inside_) == (True, True)
+    assert "default via fd00:64::1" in rig.inside(container, "ip", "-6", "route")
+    assert "default via 10.64.0.1" in rig.inside(container, "ip", "route")
+    [again] = do(rig, asked)
+    assert (again["status"], again["changed"], again["port"]) == ("done", False, port)
+
+
+def test_its_port_is_limited_like_any_other(rig: HostRig, program: Pipework) -> None:
+    asked, _, _ = attached(rig, rate_out=20_000_000, rate_in=10_000_000)
+    [seen] = ours(rig, asked["address"])
+    assert (seen["rate_out"], seen["rate_in"]) == (20_000_000, 10_000_000)
+
+
 def test_detach_is_ours(rig: HostRig, program: Pipework) -> None:
     asked, container, port = attached(rig)
     [result] = do(rig, removal(asked))
@@ -196,9 +228,11 @@ def test_many_in_one_call_each_get_their_vlan(rig: HostRig, program: Pipework) -
     assert [seen["vlan"] for asked in orders for seen in ours(rig, asked["address"])] == [None, 41, 42]
 
 
+@pytest.mark.parametrize("way", ["single", "warm", "program"])
 async def test_a_host_is_wired_as_its_own_variable_says_or_as_usual(
-    rig: HostRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rig: HostRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
+    """By plays one by one and warm, by the module and by the program on the host."""
     with installed("stand-in", tmp_path) as program:
         monkeypatch.setenv("PATH", program.path)
     python = tmp_path / "python3"
@@ -206,18 +240,31 @@ async def test_a_host_is_wired_as_its_own_variable_says_or_as_usual(
     python.chmod(0o755)
     inventory = tmp_path / "inventory.ini"
     inventory.write_text(
-        f"usual\nown mooring_wiring=native\n[all:vars]\nansible_connection=local\n"
-        f"ansible_python_interpreter={python}\nmooring_database={rig.database}\n"
+        f"usual\nown mooring_wiring=native\nwrong mooring_wiring=docker\n"
+        f"[all:vars]\nansible_connection=local\nansible_python_interpreter={python}\nmooring_database={rig.database}\n"
         f"mooring_engine={rig.engine}\nmooring_state_dir={rig.state_dir}\n"
     )
-    runner = AnsibleRunner(inventory, owner="mooring", bridge=BRIDGE, wiring="pipework")
+    helpers = str(tmp_path / "helpers")
+    flying = Flying(inventory, "mooring", BRIDGE, helpers, wiring="pipework", clean_pipework=True)
+    told: list[str] = []
+    single = AnsibleRunner(flying)
+    runner = single if way == "single" else WarmRunner(flying, helped=lambda _, version: told.append(version))
     try:
+        if way == "program":
+            await single.install("usual")
         for host, prefix in (("usual", "veth0pl"), ("own", "mo")):
             [result] = await runner.run(host, [order(rig.container()[0])], 1)
             assert result["status"] == "done", result
             assert str(result["port"]).startswith(prefix)
+        [result] = await runner.run("wrong", [order(rig.container()[0])], 1)
+        assert (result["status"], result["reason"]) == (
+            "refused", "mooring_wiring is 'docker' for this host; set it to native or pipework"
+        )  # fmt: skip
+        assert all(bool(version) == (way == "program") for version in told)
     finally:
         await runner.close()
+        if runner is not single:
+            await single.close()
 
 
 # -- refused, and gone wrong
@@ -351,14 +398,23 @@ def test_what_is_dead_must_be_seen_twice(rig: HostRig, links: Path, monkeypatch:
     assert port not in rig.ports()
 
 
-def test_our_own_dead_port_goes_without_being_asked(rig: HostRig, program: Pipework, links: Path) -> None:
-    _, container, port = attached(rig)
+def test_our_own_dead_port_is_left_to_a_detach_by_its_name(
+    rig: HostRig, program: Pipework, links: Path
+) -> None:
+    asked, container, port = attached(rig)
+    number = number_of(rig, port)
     alive, _, living = attached(rig)
     rig.docker("kill", container)
     until(lambda: port not in rig.devices(), "the device to vanish")
     for _ in range(2):
-        do(rig, any_detach())
+        do(rig, any_detach(), clean_pipework=True)
+    assert {port, living} <= set(rig.ports()), "a mark is the caller's to judge"
+    [dead] = ours(rig, asked["address"])
+    assert (dead["alive"], left(rig)) == (False, [])
+    [result] = do(rig, {"op": "detach", "id": "d", "port": port, "container": dead["container"]})
+    assert result["removed"] == [port]
     assert port not in rig.ports()
+    assert not has_rules(rig, number)
     assert living in rig.ports()
     assert rig.fetch(alive["address"]) == alive["task_id"]
 

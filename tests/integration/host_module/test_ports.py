@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mooring.playbooks.module_utils.mooring_host.links import ContainerLinks, Interface, View
+from mooring.playbooks.module_utils.mooring_host.planning import instance_mark
 
 from .rig import BRIDGE, HostRig, run, until
 
@@ -195,10 +196,29 @@ def test_detach_finds_a_pair_whose_port_is_gone(rig: HostRig) -> None:
     asked, container, port = attached(rig)
     rig.vsctl("del-port", BRIDGE, port)
     [report] = rig.do({"op": "observe", "id": "o"})
-    assert {"device": port, "address": asked["address"]} in report["orphans"]
+    orphan = {"device": port, "address": asked["address"], "instance": instance_mark(asked["instance"])}
+    assert orphan in report["orphans"]
     [result] = rig.do(removal(asked))
     assert (result["status"], result["removed"]) == ("done", [port])
     assert "eth0" not in rig.inside(container, "ip", "addr")
+
+
+def test_a_device_without_a_port_goes_when_its_container_does(rig: HostRig) -> None:
+    task, container = rig.container()
+    asked = order(task, instance=task.partition("._app.")[0])
+    [result] = rig.do(asked)
+    port = result["port"]
+    rig.vsctl("del-port", BRIDGE, port)
+    by_name = {"op": "detach", "id": "c", "port": port, "container": None}
+    assert rig.do(by_name)[0]["removed"] == [], "its container lives"
+    assert rig.do(by_name, engine="/nowhere")[0]["removed"] == [], "nobody can say whether it does"
+    sandbox = rig.docker("inspect", "--format", "{{.NetworkSettings.SandboxKey}}", container)
+    with open(sandbox):  # somebody holds the namespace, so that the pair outlives the container
+        rig.docker("rm", "-f", container)
+        assert port in rig.devices()
+        [result] = rig.do(by_name)
+    assert (result["status"], result["removed"]) == ("done", [port])
+    assert port not in rig.devices()
 
 
 def test_a_late_detach_spares_the_living_successor(rig: HostRig) -> None:
@@ -430,7 +450,7 @@ def test_a_container_that_dies_on_the_way_leaves_nothing(
     configure = ContainerLinks.configure
 
     def die_first(links: ContainerLinks, view: View, wanted: Interface) -> None:
-        if str(wanted.address) == dying["address"]:
+        if str(wanted.addresses[0][0]) == dying["address"]:
             rig.docker("rm", "-f", container)
             until(lambda: container not in rig.docker("ps", "-q", "--no-trunc"), "the container's end")
             links.delete("eth0")

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from mooring.handlers.ansible import AnsibleRunner, HostUnreachable, PlayFailed
+from mooring.handlers.ansible import AnsibleRunner
+from mooring.handlers.plays import Flying, HostUnreachable, PlayFailed
+from mooring.handlers.warm.runner import WarmRunner
 
 from .rig import BRIDGE, HostRig, until
 
@@ -42,12 +44,26 @@ def inventory(rig: HostRig, tmp_path: Path) -> Path:
     return path
 
 
+AnyRunner = AnsibleRunner | WarmRunner
+
+
+@pytest.fixture(params=[AnsibleRunner, WarmRunner])
+def kind(request: pytest.FixtureRequest) -> type[AnyRunner]:
+    """Both ways of running plays."""
+    chosen: type[AnyRunner] = request.param
+    return chosen
+
+
 @pytest.fixture
-async def runner(inventory: Path) -> AsyncIterator[AnsibleRunner]:
+async def runner(kind: type[AnyRunner], inventory: Path) -> AsyncIterator[AnyRunner]:
     """A runner that is closed afterwards."""
-    made = AnsibleRunner(inventory, owner="mooring", bridge=BRIDGE, timeout_s=60.0, grace_s=2.0)
+    made = kind(flying(inventory))
     yield made
     await made.close()
+
+
+def flying(inventory: Path, timeout_s: float = 60.0) -> Flying:
+    return Flying(inventory, "mooring", BRIDGE, timeout_s=timeout_s, grace_s=2.0)
 
 
 def writing(task: str, content: str, **changes: object) -> dict[str, object]:
@@ -63,7 +79,7 @@ def writing(task: str, content: str, **changes: object) -> dict[str, object]:
     }
 
 
-def marked_processes(runner: AnsibleRunner) -> list[str]:
+def marked_processes(runner: AnyRunner) -> list[str]:
     """Command lines of the processes that carry the mark of one of this runner's flights."""
     mark = f"MOORING_FLIGHT={runner._work_dir}/".encode()
     found = []
@@ -76,7 +92,15 @@ def marked_processes(runner: AnsibleRunner) -> list[str]:
     return found
 
 
-async def test_one_play_attaches_writes_and_observes(rig: HostRig, runner: AnsibleRunner) -> None:
+async def test_a_check_names_the_same_program_wherever_it_runs(rig: HostRig, runner: AnyRunner) -> None:
+    [packed] = await runner.run("good", [{"op": "check", "id": "c"}], 1)
+    [here] = rig.do({"op": "check", "id": "c"})
+    assert packed["status"] == "done", packed
+    assert packed["program"] == here["program"], "packed by Ansible or not, it is the same program"
+    assert packed["limits"] == here["limits"]
+
+
+async def test_one_play_attaches_writes_and_observes(rig: HostRig, runner: AnyRunner) -> None:
     task, container = rig.container()
     hostile = "{{ 7 * 7 }} {% raw %} ${HOME} `id` ä\n"
     attach = {"op": "attach", "id": "a", "task_id": task, "app": "/r", "slot": 0, "instance": "run",
@@ -96,14 +120,14 @@ async def test_one_play_attaches_writes_and_observes(rig: HostRig, runner: Ansib
     assert not list(runner._work_dir.glob("flight-*"))
 
 
-async def test_a_play_does_not_wait_for_a_command_that_hangs(rig: HostRig, runner: AnsibleRunner) -> None:
+async def test_a_play_does_not_wait_for_a_command_that_hangs(rig: HostRig, runner: AnyRunner) -> None:
     task, _ = rig.container()
     async with asyncio.timeout(40):
         [late] = await runner.run("good", [writing(task, "x", command=["sleep", "90"], timeout_s=0.5)], 1)
     assert (late["status"], "did not end within 0.5 s" in str(late["reason"])) == ("retry", True)
 
 
-async def test_hosts_that_cannot_be_reached_or_used(runner: AnsibleRunner) -> None:
+async def test_hosts_that_cannot_be_reached_or_used(runner: AnyRunner) -> None:
     observe = [{"op": "observe", "id": "o"}]
     with pytest.raises(HostUnreachable, match="away"):
         await runner.run("away", observe, 1)
@@ -114,10 +138,10 @@ async def test_hosts_that_cannot_be_reached_or_used(runner: AnsibleRunner) -> No
 
 
 @pytest.mark.parametrize("end", ["cancel", "timeout", "close"])
-async def test_a_play_that_is_ended_leaves_no_process(inventory: Path, tmp_path: Path, end: str) -> None:
-    runner = AnsibleRunner(
-        inventory, owner="mooring", bridge=BRIDGE, timeout_s=12.0 if end == "timeout" else 60.0, grace_s=2.0
-    )
+async def test_a_play_that_is_ended_leaves_no_process(
+    kind: type[AnyRunner], inventory: Path, tmp_path: Path, end: str
+) -> None:
+    runner = kind(flying(inventory, 12.0 if end == "timeout" else 60.0))
     play = asyncio.create_task(runner.run("hangs", [{"op": "observe", "id": "o"}], 1))
     try:
         async with asyncio.timeout(30):

@@ -29,7 +29,7 @@ from mooring.playbooks.module_utils.mooring_host.links import (
     routes_for,
 )
 from mooring.playbooks.module_utils.mooring_host.netlink import Link, Route
-from mooring.playbooks.module_utils.mooring_host.orders import Write, parse
+from mooring.playbooks.module_utils.mooring_host.orders import Attach, Write, parse
 from mooring.playbooks.module_utils.mooring_host.ovsdb import (
     Ovsdb,
     OvsdbRejected,
@@ -42,7 +42,8 @@ from mooring.playbooks.module_utils.mooring_host.ovsdb import (
 )
 
 PLAYBOOKS = Path(__file__).parents[3] / "playbooks"
-SOURCES = sorted(PLAYBOOKS.rglob("*.py"))
+# What runs on the hosts; the action plugin runs where Ansible is.
+SOURCES = sorted([*PLAYBOOKS.glob("library/*.py"), *PLAYBOOKS.rglob("module_utils/**/*.py")])
 ATTACH = {"op": "attach", "id": "b", "task_id": "t", "app": "/a", "slot": 0, "instance": "i",
           "address": "10.0.0.1", "prefix": 24, "generation": 1}  # fmt: skip
 
@@ -91,6 +92,38 @@ def test_bad_orders_are_refused_by_name(changes: dict[str, Any], word: str) -> N
         parse({**ATTACH, **changes})
 
 
+PAIRED = {**ATTACH, "address6": "fd00:64::a00:1", "prefix6": 64}
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"address6": "10.0.0.2"}, "address6"),
+        ({"address": "fd00::1", "address6": "fd00::2"}, "address6"),
+        ({"address6": "nowhere"}, "address6"),
+        ({"prefix6": 129}, "prefix6"),
+        ({"prefix6": None}, "prefix6"),
+        ({"mtu": 1279}, "mtu"),
+        ({"routes": [{"to": "fd01::/16", "via": "10.0.0.9"}]}, "family"),
+    ],
+)
+def test_bad_pairs_are_refused_by_name(changes: dict[str, Any], word: str) -> None:
+    with pytest.raises(Refused, match=word):
+        parse({**PAIRED, **changes})
+
+
+def test_a_pair_has_routes_of_both_families() -> None:
+    both = {"gateway": "10.0.0.254", "gateway6": "fe80::1", "routes": [{"to": "fd01::/16", "via": None}]}
+    order = parse({**PAIRED, **both})
+    assert isinstance(order, Attach)
+    assert [(str(address), prefix) for address, prefix in order.addresses] == [
+        ("10.0.0.1", 24), ("fd00:64::a00:1", 64),
+    ]  # fmt: skip
+    assert {str(route.to) for route in order.routes} == {"0.0.0.0/0", "::/0", "fd01::/16"}
+    with pytest.raises(Refused, match="family"):
+        parse({**ATTACH, **both})
+
+
 def test_a_detach_names_something() -> None:
     with pytest.raises(Refused, match="instance, an address or both"):
         parse({"op": "detach", "id": "d"})
@@ -110,19 +143,22 @@ def test_macs_derive_from_addresses() -> None:
 
 
 def test_the_gateway_becomes_the_default_route() -> None:
-    routes = routes_for("10.0.0.1", [("192.0.2.0/24", None)], 4)
+    routes = routes_for(["10.0.0.1", "fe80::1"], [("192.0.2.0/24", None)])
     assert {(str(route.to), str(route.via)) for route in routes} == {
-        ("0.0.0.0/0", "10.0.0.1"), ("192.0.2.0/24", "None"),
+        ("0.0.0.0/0", "10.0.0.1"), ("::/0", "fe80::1"), ("192.0.2.0/24", "None"),
     }  # fmt: skip
-    assert routes_for(None, [], 4) == frozenset()
+    assert routes_for([None], []) == frozenset()
 
 
 ADDRESS = ipaddress.ip_address("10.0.0.1")
 DEFAULT = Route(ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_address("10.0.0.254"))
 EXTRA = Route(ipaddress.ip_network("192.0.2.0/24"), None)
-WANTED = Interface("eth0", ADDRESS, 24, "02:00:0a:00:00:01", 1400, frozenset({DEFAULT}), False, "ours")
+WANTED = Interface("eth0", ((ADDRESS, 24),), "02:00:0a:00:00:01", 1400, frozenset({DEFAULT}), False, "ours")
 LINK = Link(2, "eth0", True, "02:00:0a:00:00:01", 1400, 7, "ours")
-VIEW = View(LINK, frozenset({(ADDRESS, 24)}), {DEFAULT: netlink.ROUTE_PROTOCOL}, False, True)
+VIEW = View(LINK, frozenset({(ADDRESS, 24)}), {DEFAULT: netlink.ROUTE_PROTOCOL}, False)
+PARTNER = ipaddress.ip_address("fd00:64::10.0.0.1")
+FORMER = ipaddress.ip_address("fd00:65::10.0.0.1")
+OTHERS = ipaddress.ip_address("fd00:64::10.0.0.2")
 
 
 @pytest.mark.parametrize(
@@ -132,11 +168,13 @@ VIEW = View(LINK, frozenset({(ADDRESS, 24)}), {DEFAULT: netlink.ROUTE_PROTOCOL},
         (replace(VIEW, link=replace(LINK, mtu=1500)), ["mtu"]),
         (replace(VIEW, link=replace(LINK, up=False)), ["link"]),
         (replace(VIEW, link=replace(LINK, mac="02:00:00:00:00:00", alias="")), ["mac", "alias"]),
-        (replace(VIEW, offload=True, announces=False), ["offload", "announcement"]),
+        (replace(VIEW, offload=True, unset=frozenset({(4, "arp_notify")})), ["offload", "settings"]),
         (replace(VIEW, loops=False), ["loopback"]),
         (replace(VIEW, addresses=frozenset()), ["address"]),
         (replace(VIEW, addresses=frozenset({(ADDRESS, 16), (ADDRESS, 24)})), ["address"]),
         (replace(VIEW, addresses=frozenset({(ADDRESS, 24), (ADDRESS + 1, 24)})), []),
+        (replace(VIEW, addresses=frozenset({(ADDRESS, 24), (PARTNER, 64)})), ["address"]),
+        (replace(VIEW, addresses=frozenset({(ADDRESS, 24), (OTHERS, 64)})), []),
         (replace(VIEW, routes={}), ["routes"]),
         (replace(VIEW, routes={DEFAULT: 3, EXTRA: netlink.ROUTE_PROTOCOL}), ["routes"]),
         (replace(VIEW, routes={DEFAULT: 3, EXTRA: 3}), []),
@@ -144,6 +182,24 @@ VIEW = View(LINK, frozenset({(ADDRESS, 24)}), {DEFAULT: netlink.ROUTE_PROTOCOL},
 )
 def test_differences_are_named(view: View, found: list[str]) -> None:
     assert differences(view, WANTED) == found
+
+
+@pytest.mark.parametrize(
+    ("addresses", "found"),
+    [
+        ({(ADDRESS, 24), (PARTNER, 64)}, []),
+        ({(ADDRESS, 24)}, ["address"]),
+        ({(PARTNER, 64)}, ["address"]),
+        ({(ADDRESS, 24), (PARTNER, 96)}, ["address"]),
+        ({(ADDRESS, 24), (PARTNER, 64), (FORMER, 64)}, ["address"]),
+        ({(ADDRESS, 24), (PARTNER, 64), (OTHERS, 64)}, []),
+    ],
+)
+def test_an_interface_has_both_addresses_and_no_former_partner(
+    addresses: set[tuple[Any, int]], found: list[str]
+) -> None:
+    both = replace(WANTED, addresses=((ADDRESS, 24), (PARTNER, 64)))
+    assert differences(replace(VIEW, addresses=frozenset(addresses)), both) == found
 
 
 def test_what_is_not_asked_for_does_not_differ() -> None:

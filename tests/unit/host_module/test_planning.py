@@ -94,6 +94,28 @@ def test_other_addresses_and_instances_are_left_alone() -> None:
     assert made.idle
 
 
+PAIR = {"address6": "fd00::a00:1", "prefix6": 64}
+
+
+def test_a_second_address_comes_and_goes_on_the_port_as_it_stands() -> None:
+    paired = port("p", address6="fd00::a00:1", prefix6="64")
+    assert plan(paired, peer="p", **PAIR).idle
+    for before, changes in ((port("p"), PAIR), (paired, {})):
+        made = plan(before, peer="p", **changes)
+        assert (made.update, made.create, made.supersede) == (True, None, [])
+    assert "address6" not in plan(paired, peer="p").marks
+
+
+def test_a_port_with_either_address_is_superseded() -> None:
+    four, six = (
+        port("o", instance="i2", container="c2@x"),
+        port("s", address="10.9.9.9", address6="fd00::a00:1", instance="i3", container="c3@x"),
+    )
+    alone = port("a", address="fd00::a00:1", instance="i4", container="c4@x")
+    assert names(plan(port("p"), four, six, alone, peer="p", **PAIR).supersede) == ["o", "s", "a"]
+    assert names(plan(port("p"), six, alone, peer="p").supersede) == []
+
+
 def test_a_replaced_port_of_the_same_start_gets_another_name() -> None:
     first = port_name("mooring", START, "eth0", set())
     second = port_name("mooring", START, "eth0", {first})

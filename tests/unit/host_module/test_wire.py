@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mooring.playbooks.module_utils.mooring_host.announce import gratuitous_arp
+from mooring.playbooks.module_utils.mooring_host.announce import gratuitous_arp, unsolicited_advertisement
 from mooring.playbooks.module_utils.mooring_host.wire import Heard, frame_for, read_frame
 
 MAC = "02:00:0a:40:00:07"
@@ -55,6 +55,19 @@ def test_an_advertisement_tells_its_target() -> None:
     assert read_frame(bytes(solicitation)) is None, "an ordinary question tells nothing of its target"
     solicitation[54] = 136
     assert read_frame(bytes(solicitation)) == Heard(SIX, MAC, probes=False)
+
+
+def test_an_unsolicited_advertisement_is_read_as_such_and_has_a_true_checksum() -> None:
+    frame = unsolicited_advertisement(MAC, SIX)
+    assert frame[:14].hex() == "33330000000102000a40000786dd"
+    header, message = frame[14:54], frame[54:]
+    assert header.hex() == "6000000000203aff" + SIX.packed.hex() + "ff02" + "00" * 13 + "01"
+    assert (message[0], message[4:8].hex(), message[8:24]) == (136, "20000000", SIX.packed)
+    assert message[24:].hex() == "020102000a400007"
+    summed = header[8:40] + len(message).to_bytes(4, "big") + (58).to_bytes(4, "big") + message
+    total = sum(int.from_bytes(summed[at : at + 2], "big") for at in range(0, len(summed), 2))
+    assert (total & 0xFFFF) + (total >> 16) == 0xFFFF
+    assert read_frame(frame) == Heard(SIX, MAC, probes=False)
 
 
 @given(st.binary(max_size=120), st.sampled_from(["", "0806", "86dd"]), st.integers(0, 90))
