@@ -55,6 +55,7 @@ from mooring.controller.stores import store_of
 from mooring.controller.stream import Pace, StreamReader
 from mooring.controller.tenure import keep_history
 from mooring.controller.version import version
+from mooring.controller.ways import check_keepers, keep_ways, lay_fabric, mesh_of
 from mooring.core.clock import SystemClock
 from mooring.core.errors import ConfigRefused, Fatal, Refused, Retryable
 from mooring.core.model import PoolSpec
@@ -119,6 +120,8 @@ async def _build(settings: Settings, observe: bool, stack: AsyncExitStack) -> tu
     clock, chance = SystemClock(), random.SystemRandom()
     store, contents = await _store(settings, observe, stack)
     names = await inventory_hosts(settings.ansible.inventory)
+    check_keepers(list(pools_of(settings)), names)
+    mesh = await mesh_of(settings, names)
     runner = open_plays(settings, clock, stack)
     hosts = Hosts(runner, clock, contents.epoch)
     stack.push_async_callback(hosts.close)
@@ -140,6 +143,8 @@ async def _build(settings: Settings, observe: bool, stack: AsyncExitStack) -> tu
     outside = Outside(clock, chance, marathon, policy, hosts.epoch, metrics, observe)
     engine = Engine(settings, records, outside)
     stack.push_async_callback(engine.close)
+    if not observe:  # an observer changes nothing on any host
+        lay_fabric(engine, hosts, names, mesh)
     adopted = await settle_in(engine, ground)
     await engine.prime()
     silent = ground.found.silent
@@ -251,6 +256,7 @@ async def _work_until(stop: asyncio.Event, engine: Engine, ground: Ground, contr
         asyncio.create_task(engine.verifier.run(), name="verifier"),
         asyncio.create_task(engine.patrol.run(), name="patrol"),
         asyncio.create_task(hear_silent_hosts(engine, ground), name="hosts"),
+        asyncio.create_task(keep_ways(engine), name="fabric"),
         asyncio.create_task(control.until_fatal(), name="control"),
     ]
     ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -294,6 +300,8 @@ async def _sinks_to_check(settings: Settings, stack: AsyncExitStack) -> Sequence
     runner = open_plays(settings, clock, stack)
     session = await stack.enter_async_context(aiohttp.ClientSession(trust_env=False))
     names = await inventory_hosts(settings.ansible.inventory)
+    check_keepers(list(pools_of(settings)), names)
+    await mesh_of(settings, names)
     blank = MemoryStore()  # the real one belongs to the daemon that may be running
     await blank.open()
     return [

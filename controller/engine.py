@@ -59,6 +59,7 @@ from mooring.handlers.ahead import Addresses
 from mooring.handlers.conflict import Conflicts
 from mooring.handlers.converge import Converger
 from mooring.handlers.create import Seats
+from mooring.handlers.fabric import Fabric
 from mooring.handlers.hosts import NetworkSink
 from mooring.handlers.kill import Kills
 from mooring.handlers.records import Records
@@ -126,8 +127,14 @@ class Engine:
         self.doubts = Doubts(self.metrics.repaired)
         self.occupancy = Occupancy(records, self.seats, self.clock)
         self.pools = PoolKeeper(
-            records, self.clock, supernets_of(settings), self._estate_changed, lambda: self.seats.closed or ""
+            records,
+            self.clock,
+            supernets_of(settings),
+            self._estate_changed,
+            lambda: self.seats.closed or "",
+            settings.fabric.check_pool,
         )
+        self.fabric: Fabric | None = None  # set by whoever knows the inventory
         self.reconciler = self._make_reconciler()
         self.verifier = make_verifier(self, outside)
         self.planner = make_planner(self)
@@ -215,7 +222,8 @@ class Engine:
 
     def wiring_of(self, address: str) -> Wiring | None:
         """How a port with that address is wired now; None if no pool has the address."""
-        return wiring_at(self.records.book.pools, address, self._reach)
+        largest = self.settings.fabric.container_mtu
+        return wiring_at(self.records.book.pools, address, self._reach, largest)
 
     def _expect(self, task: str, host: str, addresses: Addresses, vlan: int | None) -> None:
         """A container will run there soon; nothing is got ready before it is known what is whose."""
@@ -334,6 +342,7 @@ class Engine:
         keys = {BindingId(instance.id) for instance in self.view.instances()}
         for key in sorted(keys | {binding.id for binding in self.records.all()}):
             self.queue.add(key)
+        self._wake_fabric()
         log.info("resumed", app=app or "everything")
 
     async def release_brake(self, held: int) -> None:
@@ -357,12 +366,14 @@ class Engine:
         self._check_not_observing()
         await self.fences.fence(host, reason, force=force)
         await self.maintenance.end(host)  # the stronger word
+        self._wake_fabric()
         self.rebuild.close()
 
     async def unfence(self, host: HostName) -> None:
         """The host is in use again; what it has without a right to it is detached first."""
         self._check_not_observing()
         await self.fences.unfence(host, clear=self.rebuild.is_over)
+        self._wake_fabric()
         self.rebuild.close()
 
     async def maintain(self, host: HostName, reason: str) -> None:
@@ -435,12 +446,17 @@ class Engine:
     def _estate_changed(self, pools: bool) -> None:
         """With other pools, labels may be acceptable or no longer so, and ports may be wired otherwise."""
         if pools:
+            self._wake_fabric()
             for app in self.claims.reconsider(rules_of(self.settings, self.records.book.pools)):
                 self._claim_changed(app)
             for binding in self.records.all():
                 if binding.address is not None:
                     self.queue.add(binding.id, Priority.RESYNC)
         self._tidied()
+
+    def _wake_fabric(self) -> None:
+        if self.fabric is not None:
+            self.fabric.wake()
 
     def _claim_changed(self, app: AppId) -> None:
         """A name went from one app to another."""

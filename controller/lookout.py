@@ -9,6 +9,7 @@ from mooring.controller.patrol import Patrol
 from mooring.controller.plan import Planner
 from mooring.controller.queue import Priority
 from mooring.controller.verify import Verifier, counts
+from mooring.controller.ways import look_at_ways
 from mooring.core.model import AppId
 from mooring.core.readmodel import EVERYTHING
 from mooring.handlers.maintenance import Maintenance
@@ -31,6 +32,7 @@ def make_verifier(engine: Engine, outside: Outside) -> Verifier:
         hindrance=lambda: _hindrance(engine, outside),
         repaired=engine.metrics.repaired,
         looked=lambda found: engine.metrics.verified(engine.clock.now(), counts(found)),
+        beside=lambda repair: look_at_ways(engine, repair),
     )
 
 

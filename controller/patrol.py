@@ -65,7 +65,7 @@ class Patrol:
         self._every_s = every_s
         self._wake = wake
         self._called = {host: asyncio.Event() for host in inventory}
-        hosts.attendance.returned = self.returned
+        hosts.attendance.returned.append(self.returned)
 
     async def run(self) -> None:
         """All rounds, for ever. Ends only by a `Fatal` error."""

@@ -11,17 +11,18 @@ to wait.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import structlog
 
 from mooring.controller.settings import Settings
 from mooring.core.clock import Clock
-from mooring.core.errors import Refused, Retryable
+from mooring.core.errors import ConfigRefused, Refused, Retryable
 from mooring.core.model import PoolName, PoolSpec
 from mooring.core.readmodel import PoolRow
 from mooring.core.store import DropPool, Note, PutPool, Write
 from mooring.handlers.create import Seats
+from mooring.handlers.fabric import mtu_of
 from mooring.handlers.kill import leads_to
 from mooring.handlers.records import Records
 from mooring.handlers.wants import Second, Wiring
@@ -48,16 +49,20 @@ class PoolKeeper:
         supernets: Mapping[str, Supernet],
         changed: Callable[[bool], None],
         unsure: Callable[[], str] = lambda: "",
+        accept: Callable[[PoolSpec], None] = lambda spec: None,
     ) -> None:
         """`changed` is called when a change is in force: with whether pools differ, or only leases.
 
-        `unsure` tells why not every lease is known; "" if all are.
+        `unsure` tells why not every lease is known; "" if all are.  `accept` refuses a pool for whatever
+        lies outside the lease book.
         """
         self._records = records
         self._clock = clock
         self._supernets = supernets
         self._changed = changed
         self._unsure = unsure
+        self._accept = accept
+        self.hosts: frozenset[str] | None = None  # those of the inventory, once they are known
 
     def specs(self) -> list[PoolSpec]:
         """Every pool in force, whole."""
@@ -65,8 +70,9 @@ class PoolKeeper:
 
     async def add(self, spec: PoolSpec) -> PoolSpec:
         """A new pool."""
+        self._check(spec)
         await self._change(lambda now: self._records.book.plan_pool_add(spec, now))
-        return spec
+        return self._records.book.pools.named(spec.name).spec
 
     async def generate(self, name: str, supernet: str, groups: Sequence[str]) -> PoolSpec:
         """A new pool with the next free subnet and VLAN of a supernet. Raises `SupernetExhausted`."""
@@ -79,6 +85,7 @@ class PoolKeeper:
         def plan(now: float) -> list[Write]:
             book = self._records.book
             made.append(source.next_pool(name, book.pools, groups))
+            self._check(made[0])
             return book.plan_pool_add(made[0], now, f"generated from {supernet}")
 
         await self._change(plan)
@@ -115,6 +122,11 @@ class PoolKeeper:
             raise Retryable(f"{address} is still shown for {shown.instance}; release it when that is undone")
         return writes
 
+    def _check(self, spec: PoolSpec) -> None:
+        self._accept(spec)
+        if self.hosts is not None and (faults := strange_keepers([spec], self.hosts)):
+            raise ConfigRefused(faults)
+
     def _check_sure(self, what: str) -> None:
         if reason := self._unsure():
             raise Refused(f"{what} stays as it is, because somebody unknown may hold an address: {reason}")
@@ -128,6 +140,16 @@ class PoolKeeper:
                 log.info(write.event, pool=write.pool, address=write.address, reason=write.reason)
         if writes:
             self._changed(any(isinstance(write, PutPool | DropPool) for write in writes))
+
+
+def strange_keepers(pools: Iterable[PoolSpec], hosts: Collection[str]) -> list[str]:
+    """A line for each pool whose gateway shall be a host that the inventory does not have."""
+    return [
+        f"pool {pool.name}: gateway_host {pool.gateway_host} is not in the inventory: add it there, or name "
+        "one that is"
+        for pool in pools
+        if pool.gateway_host is not None and pool.gateway_host not in hosts
+    ]
 
 
 class Occupancy:
@@ -176,15 +198,20 @@ class Occupancy:
         )
 
 
-def wiring_at(pools: Pools, address: str | None, reach: Reach) -> Wiring | None:
-    """How a port with that address is wired: by the pool that has the address now, whatever its name."""
+def wiring_at(
+    pools: Pools, address: str | None, reach: Reach, largest_mtu: int | None = None
+) -> Wiring | None:
+    """How a port with that address is wired: by the pool that has the address now, whatever its name.
+
+    `largest_mtu` is what the fabric carries, where it limits that.
+    """
     pool = None if address is None else pools.of_text(address)
     if pool is None or address is None:
         return None
     gateway = None if pool.gateway is None else str(pool.gateway)
     barred = reach.barred(pools, pool)
-    second = _second(pool, address)
-    return Wiring(pool.network.prefixlen, gateway, pool.vlan, pool.mtu, pool.routes, barred, second)
+    second, mtu = _second(pool, address), mtu_of(pool.mtu, largest_mtu)
+    return Wiring(pool.network.prefixlen, gateway, pool.vlan, mtu, pool.routes, barred, second)
 
 
 def _second(pool: Pool, address: str) -> Second | None:

@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from mooring.controller.settings_fabric import FabricSettings
 from mooring.controller.settings_host_life import HostLifeSettings
 from mooring.controller.settings_reach import REACH, ReachSettings
 from mooring.core.errors import ConfigRefused
@@ -102,7 +103,18 @@ class PoolSettings(Section):
     network: str = Field(
         description="The subnet, such as 10.64.0.0/22 or fd00:64::/64 (the lowest 2^20 addresses are used)."
     )
-    gateway: str | None = Field(None, description="Default gateway inside the container.")
+    gateway: str | None = Field(
+        None,
+        description="Default gateway inside the container; `managed`: the first address, on `gateway_host`.",
+    )
+    gateway_host: str | None = Field(
+        None,
+        min_length=1,
+        description="Host of the inventory that is made the gateway; none: it is yours.",
+    )
+    gateway_nat: bool = Field(
+        False, description="Whether `gateway_host` puts its own address in place of the containers' outside."
+    )
     ipv6: str | None = Field(
         None, description="IPv6 network to pair one of IPv4 with, /96 or wider: each container has both."
     )
@@ -144,6 +156,10 @@ class SupernetSettings(Section):
     gateway: Literal["first", "last", "none"] = Field(
         "first", description="Which address of a pool its gateway has."
     )
+    gateway_host: str | None = Field(
+        None, min_length=1, description="Host of the inventory that is the gateway of its pools."
+    )
+    gateway_nat: bool = Field(False, description="As in a pool.")
     mtu: int | None = Field(None, ge=576, le=9216, description="MTU of the pools.")
     owners: tuple[str, ...] = Field(
         (), description="App id prefixes that may use its pools, unless a pool is given others; empty: all."
@@ -159,6 +175,8 @@ class SupernetSettings(Section):
             gateway=self.gateway,
             mtu=self.mtu,
             groups=self.owners,
+            gateway_host=self.gateway_host,
+            gateway_nat=self.gateway_nat,
         )
 
     @model_validator(mode="after")
@@ -335,6 +353,7 @@ class Settings(Section):
     )
     host_life: HostLifeSettings = HostLifeSettings()  # type: ignore[call-arg]
     marathon: MarathonSettings
+    fabric: FabricSettings = FabricSettings()  # type: ignore[call-arg]
     pools: dict[str, PoolSettings] = Field(
         default_factory=dict, description="Pools by name; more can be made at run time."
     )
@@ -358,6 +377,14 @@ class Settings(Section):
         if "store" in info.data and (info.data["store"] is None) == (redis is None):
             raise ValueError("set either `store`, the path of a SQLite file, or `[redis]`, and not both")
         return redis
+
+    @field_validator("pools", "supernets")
+    @classmethod
+    def _fit_the_fabric(cls, tables: Any, info: ValidationInfo) -> Any:
+        fabric = info.data.get("fabric", FabricSettings())  # type: ignore[call-arg]
+        if faults := [fault for name, table in tables.items() if (fault := fabric.refusal(name, table.mtu))]:
+            raise ValueError("; ".join(faults))
+        return tables
 
     @field_validator("pools")
     @classmethod
@@ -415,4 +442,6 @@ def _pool(name: str, table: PoolSettings) -> Pool:
         groups=table.owners,
         ipv6=table.ipv6,
         gateway6=table.gateway6,
+        gateway_host=table.gateway_host,
+        gateway_nat=table.gateway_nat,
     )

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -62,6 +62,19 @@ class Look(msgspec.Struct, frozen=True):
     read: tuple[str, ...]  # the sinks that were read, at least in part
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What was found where no sink looks: repaired by whoever looked there, if he was to repair."""
+
+    findings: Sequence[Finding] = ()
+    unread: Mapping[str, str] = field(default_factory=dict)
+    read: Collection[str] = ()
+
+
+async def _nothing_beside(repair: bool) -> Beside:
+    return Beside()
+
+
 @dataclass(slots=True)
 class _Sight:
     """What was seen of one sink."""
@@ -87,11 +100,14 @@ class Verifier:
         hindrance: Callable[[], str],
         repaired: Callable[[str, str], None],
         looked: Callable[[Look], None],
+        beside: Callable[[bool], Awaitable[Beside]] = _nothing_beside,
     ) -> None:
         """`wake` queues a key, `waits` says whether an app is paused, `hindrance` why no look makes sense.
 
         `repaired` is told sink and kind of each surplus that is undone, `looked` the result of each look.
+        `beside` looks, and repairs if it is told to, where no sink does.
         """
+        self._beside = beside
         self._sinks = {sink.name: sink for sink in sinks}
         self._records = records
         self._clock = clock
@@ -127,7 +143,8 @@ class Verifier:
         if reason := self._hindrance():
             raise Refused(f"nothing to compare with: {reason}")
         async with self._turn:
-            found = await self._look(self._sinks, repair)
+            found, beside = await asyncio.gather(self._look(self._sinks, repair), self._beside(repair))
+            found = _together(found, beside)
         if repair:
             self._tell(found)
         self._looked(found)
@@ -298,6 +315,16 @@ def counts(found: Look) -> Counter[tuple[str, str]]:
     counted: Counter[tuple[str, str]] = Counter({(sink, kind): 0 for sink in found.read for kind in Kind})
     counted.update((finding.sink, finding.kind) for finding in found.findings)
     return counted
+
+
+def _together(found: Look, beside: Beside) -> Look:
+    """What the sinks showed, and what was found beside them."""
+    return structs.replace(
+        found,
+        findings=tuple(sorted([*found.findings, *beside.findings], key=_by_place)),
+        unread=dict(sorted({**found.unread, **beside.unread}.items())),
+        read=tuple(sorted({*found.read, *beside.read})),
+    )
 
 
 def _repairable(deviation: Deviation) -> bool:

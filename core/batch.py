@@ -1,9 +1,9 @@
 """One flight per lane: gathering in front of anything slow.
 
 A play, a DNS message, a reload cost about the same for one change as for fifty.  So the first item of an
-idle lane leaves after a short gathering window, and while it is in flight everything that arrives for the
-same lane gathers and leaves together afterwards.  A lane (a host, a zone, a balancer) never has two
-flights at once, and a slow or dead lane never holds up another.
+idle lane leaves after a short gathering window, which may begin anew while company keeps arriving, and while
+it is in flight everything that arrives for the same lane gathers and leaves together afterwards.  A lane (a
+host, a zone, a balancer) never has two flights at once, and a slow or dead lane never holds up another.
 
 `Lanes` is that mechanism for any item; `Batcher` puts it in front of a sink and turns the errors of a
 whole flight into an outcome for each change in it.
@@ -33,15 +33,18 @@ class Lanes(Generic[Item, Result]):
         clock: Clock,
         *,
         window_s: float = 0.02,
+        windows: int = 1,
         largest: int = 200,
     ) -> None:
         """`send` gets a lane and its items and gives one result each, in order; if it raises, all fail.
 
-        An idle lane waits `window_s` seconds for company; at most `largest` items fly together.
+        An idle lane waits `window_s` seconds for company, and for so long again after each window in which
+        somebody came, but no longer than for `windows` of them; at most `largest` items fly together.
         """
         self._send = send
         self._clock = clock
         self._window_s = window_s
+        self._windows = windows
         self._largest = largest
         self._waiting: dict[str, deque[tuple[Item, asyncio.Future[Result]]]] = {}
         self._flights: dict[str, asyncio.Task[None]] = {}
@@ -68,7 +71,7 @@ class Lanes(Generic[Item, Result]):
         await asyncio.gather(*self._flights.values(), return_exceptions=True)
 
     async def _fly(self, lane: str) -> None:
-        await self._clock.sleep(self._window_s)
+        await self._gather(lane)
         while queue := self._waiting.get(lane):
             flight = [queue.popleft() for _ in range(min(self._largest, len(queue)))]
             # Who no longer waits has been cancelled, and may have put a newer item into the same line.
@@ -77,6 +80,15 @@ class Lanes(Generic[Item, Result]):
                 await self._one_flight(lane, wanted)
         self._waiting.pop(lane, None)
         del self._flights[lane]
+
+    async def _gather(self, lane: str) -> None:
+        """Wait for company, as long as it keeps coming."""
+        queue = self._waiting[lane]
+        for _ in range(self._windows):
+            before = len(queue)
+            await self._clock.sleep(self._window_s)
+            if len(queue) == before or len(queue) >= self._largest:
+                return
 
     async def _one_flight(self, lane: str, flight: Sequence[tuple[Item, asyncio.Future[Result]]]) -> None:
         try:

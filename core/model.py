@@ -148,6 +148,8 @@ class PoolSpec(msgspec.Struct, frozen=True):
     supernet: str | None = None  # the one it was generated from
     ipv6: str | None = None  # the IPv6 network, in CIDR form, that one of IPv4 is paired with
     gateway6: str | None = None
+    gateway_host: HostName | None = None  # which host we make its gateway; None: the gateway is not ours
+    gateway_nat: bool = False  # whether that host masquerades what leaves the pool
 
 
 @dataclass(frozen=True, slots=True)

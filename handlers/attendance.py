@@ -26,6 +26,7 @@ class Census:
 
     ports: int
     epoch: int
+    fixtures: int = 0  # ports of ours that belong to no container: tunnels and gateways
 
 
 class Attendance:
@@ -35,16 +36,19 @@ class Attendance:
         self._clock = clock
         self.silences: dict[str, Silence] = {}
         self.censuses: dict[str, Census] = {}
-        self.returned: Callable[[str], None] = lambda host: None  # told of each silence that ends
+        self.returned: list[Callable[[str], None]] = []  # told of each silence that ends
 
     def answered(self, host: str, answers: Sequence[Mapping[str, Any]]) -> None:
         """A play came back."""
-        if self.silences.pop(host, None) is not None:
-            self.returned(host)
+        was_silent = self.silences.pop(host, None) is not None
         for answer in answers:
             if "bridge_epoch" in answer:
                 ports = answer.get("ports", ())
-                self.censuses[host] = Census(len(ports), int(answer["bridge_epoch"] or 0))
+                fixtures = len(answer.get("fixtures", ()))
+                self.censuses[host] = Census(len(ports), int(answer["bridge_epoch"] or 0), fixtures)
+        if was_silent:
+            for tell in self.returned:
+                tell(host)
 
     def silent(self, host: str, why: str) -> None:
         """A play failed as a whole."""

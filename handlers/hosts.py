@@ -3,12 +3,12 @@
 All three speak to the same small program on each host, through an Ansible play that takes any number
 of operations.  A play costs about a second whatever it carries, so what waits for a host leaves together.
 
-Each host has two lanes.  Wiring (attach, adopt, detach, observe, survey) depends on nothing but the host
-itself; writes and probes go inside containers, where an app's own command may take its time, and must not
-delay anybody's wiring.  A host may therefore have two plays at once, but never two of a lane, which is all
-that the program asks for: ports are changed by wiring alone, files and the records of what was told by the
-other lane alone.  Both read the switch, which is transactional, and a probe that meets a port being removed
-just fails.
+Each host has two lanes.  Wiring (attach, adopt, detach, observe, survey, and the ways between hosts: fabric
+and gateway) depends on nothing but the host itself; writes and probes go inside containers, where an app's
+own command may take its time, and must not delay anybody's wiring.  A host may therefore have two plays at
+once, but never two of a lane, which is all that the program asks for: ports are changed by wiring alone,
+files and the records of what was told by the other lane alone.  Both read the switch, which is transactional,
+and a probe that meets a port being removed just fails.
 
 The program answers each operation for itself ("done", "retry", "refused", "stale", "conflict"); a host that
 does not answer fails its own lane only.  A stale caller was overtaken by another daemon, and ends.
@@ -55,8 +55,10 @@ from mooring.handlers.wants import FILES, NETWORK, PROBE
 
 Operation = Mapping[str, Any]
 Answer = Mapping[str, Any]
+# Nobody waits long for company; while many come, one play for all of them is the quickest for each.
+_WINDOW_S, _WINDOWS = 0.03, 10
 _INSIDE = frozenset({"write", "probe"})
-_WIRING = frozenset({"attach", "adopt", "detach"})
+_WIRING = frozenset({"attach", "adopt", "detach", "fabric", "gateway"})
 _NUMBERED = _WIRING | {"write"}
 _CHANGING = _WIRING | _INSIDE | {"detect"}
 _MAINTAINED_AGAIN_S = 30.0  # what waits for the end of maintenance is woken by it
@@ -95,8 +97,12 @@ class Hosts:
         self._told: dict[str, Epoch] = {}
         self._sequence = itertools.count(1)
         self._runner = runner
-        self._wiring: Lanes[Operation, Answer] = Lanes(self._play, clock, window_s=0.05)
-        self._inside: Lanes[Operation, Answer] = Lanes(self._play, clock, window_s=0.05)
+        self._wiring: Lanes[Operation, Answer] = Lanes(
+            self._play, clock, window_s=_WINDOW_S, windows=_WINDOWS
+        )
+        self._inside: Lanes[Operation, Answer] = Lanes(
+            self._play, clock, window_s=_WINDOW_S, windows=_WINDOWS
+        )
 
     async def do(self, host: str, operations: Iterable[Operation]) -> list[Answer]:
         """Carry out operations on a host with its next plays. Raises `Retryable` if the host fails."""

@@ -22,11 +22,14 @@ from typing import Any
 from mooring.core.errors import Retryable
 from mooring.handlers.hosts import Answer, Operation
 from mooring.handlers.memory_check import facts_in_memory
+from mooring.handlers.memory_ways import Ways
 from mooring.handlers.memory_wired import Wired, mac_for, objection, survey_of
 
 Hook = Callable[[str], Awaitable[None]]
-_KINDS = ("detach", "adopt", "detect", "attach", "write", "probe", "observe", "check", "survey")  # in order
-_WIRING = ("attach", "adopt", "detach", "observe")
+# The order in which a play does them.
+_KINDS = (
+    "fabric", "gateway", "detach", "adopt", "detect", "attach", "write", "probe", "observe", "check", "survey"
+)  # fmt: skip
 
 
 class HostSilent(Retryable):
@@ -115,6 +118,7 @@ class MemoryHost:
     orphans: dict[str, Mapping[str, str]] = field(default_factory=dict)  # device without a port: its alias
     epoch: int = 0
     sequence: int = 0  # of the newest play of that epoch that changed or confirmed ports
+    ways: Ways = field(default_factory=Ways)
 
     def alive(self, port: MemoryPort | Wired) -> bool:
         """Whether the container that the port was made for still runs."""
@@ -193,7 +197,7 @@ class MemoryHosts:
         """The effect of one play, all at once; one answer for each operation, in order."""
         if host in self.silent or host not in self.hosts:
             raise HostSilent(f"host {host} cannot be reached")
-        wiring = (order for order in operations if order.get("op") in _WIRING)
+        wiring = (order for order in operations if order.get("op") not in ("write", "probe"))
         numbered = (int(order.get("sequence") or 0) for order in wiring)
         play = _Play(self, self.hosts[host], epoch, max(numbered, default=0), self._numbers)
         answers: dict[int, Answer] = {}
@@ -224,6 +228,8 @@ class _Play:
         if kind == "attach":
             return self._attach(orders)
         single = {
+            "fabric": lambda order: self._ways(order, self._host.ways.fabric),
+            "gateway": lambda order: self._ways(order, self._host.ways.gateway),
             "detach": self._detach, "adopt": self._adopt, "detect": self._detect, "write": self._write,
             "probe": self._probe, "observe": self._observe, "check": self._check, "survey": self._survey,
         }[kind]  # fmt: skip
@@ -239,6 +245,12 @@ class _Play:
             return _failure(order, error)
 
     # -- ports
+
+    def _ways(self, order: Operation, act: Callable[[Operation], dict[str, Any]]) -> Answer:
+        self._check_sequence()
+        if not order.get("check"):
+            self._leave_mark()
+        return act(order)
 
     def _attach(self, orders: Sequence[Operation]) -> list[Answer]:
         """A second order for the same address or task is refused, as one transaction cannot hold both."""
@@ -378,7 +390,7 @@ class _Play:
         files_epoch = max(writers, default=0)
         return {"ports": ports, "bridge_epoch": self._host.epoch, "files_epoch": files_epoch,
                 "orphans": [{"device": name, **told} for name, told in self._host.orphans.items()],
-                "leftovers": [], "changed": raised}  # fmt: skip
+                "leftovers": [], "fixtures": self._host.ways.names(), "changed": raised}  # fmt: skip
 
     def _check(self, order: Operation) -> Answer:
         return facts_in_memory(self._host.name, len(self._host.ports))

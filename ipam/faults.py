@@ -13,6 +13,7 @@ from mooring.core.specs import Route
 from mooring.ipam.errors import AddressRefused
 from mooring.ipam.numbers import Address, Network, address_of
 
+MANAGED = "managed"
 _LONGEST_NAME = 64
 
 # From the widest to the narrowest subnet of each family.
@@ -96,6 +97,13 @@ class Faults:
         else:
             return address
         return None
+
+    def managed(self, gateway: str | None, host: str | None, nat: bool) -> None:
+        """Whether somebody is named to keep a gateway that is ours."""
+        if gateway == MANAGED and not host:
+            self.add('gateway "managed" needs `gateway_host`, the host of the inventory that shall be it')
+        if nat and not host:
+            self.add("`gateway_nat` needs `gateway_host`: only a gateway of ours can mask addresses")
 
     def span(self, text: str, network: Network) -> Span | None:
         """An address, or a range of them."""

@@ -24,10 +24,10 @@ from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from mooring.core.errors import ConfigRefused
-from mooring.core.model import AppId, LeaseState, PoolName, PoolSpec
+from mooring.core.model import AppId, HostName, LeaseState, PoolName, PoolSpec
 from mooring.core.specs import Route
 from mooring.ipam.errors import PoolUnknown
-from mooring.ipam.faults import Faults, Span, edge_of
+from mooring.ipam.faults import MANAGED, Faults, Span, edge_of
 from mooring.ipam.numbers import Address, Network, address_of, place, place_of
 from mooring.ipam.pairs import LEAST_MTU, Pair
 
@@ -60,6 +60,8 @@ class Pool:
     groups: tuple[AppId, ...] = ()  # app id prefixes; empty means every app
     supernet: str | None = None  # the one it was generated from
     pair: Pair | None = None  # the IPv6 network that a pool of IPv4 goes with
+    gateway_host: HostName | None = None  # which host we make its gateway
+    gateway_nat: bool = False
 
     @classmethod
     def parse(
@@ -77,9 +79,12 @@ class Pool:
         supernet: str | None = None,
         ipv6: str | None = None,
         gateway6: str | None = None,
+        gateway_host: str | None = None,
+        gateway_nat: bool = False,
     ) -> Pool:
         """Build a pool from plain values.
 
+        `gateway` "managed" is the subnet's first address, to be kept by `gateway_host`.
         `exclude` holds addresses and ranges ("10.0.0.1-10.0.0.9"), `reservations` maps addresses to
         notes, `groups` holds app ids whose subtree may use the pool. Raises `ConfigRefused`.
         """
@@ -87,6 +92,9 @@ class Pool:
         subnet = faults.network(network)
         if subnet is None:
             raise ConfigRefused(faults.lines)
+        faults.managed(gateway, gateway_host, gateway_nat)
+        if gateway == MANAGED or (gateway is None and gateway_host):
+            gateway = str(subnet.network_address + 1)
         hop = None if gateway is None else faults.host("gateway", gateway, subnet)
         spans = [span for text in exclude if (span := faults.span(text, subnet)) is not None]
         notes = {
@@ -100,7 +108,10 @@ class Pool:
         faults.routes(routes, subnet, None if pair is None else pair.reaches)
         faults.groups(groups)
         wiring = (hop, vlan, tuple(routes), mtu)
-        pool = cls(PoolName(name), subnet, *wiring, tuple(spans), notes, _app_ids(groups), supernet, pair)
+        pool = cls(
+            PoolName(name), subnet, *wiring, tuple(spans), notes, _app_ids(groups), supernet, pair,
+            HostName(gateway_host) if gateway_host else None, gateway_nat,
+        )  # fmt: skip
         if not faults.lines and pool.size == 0:
             faults.add("nothing is left to give out: shorten `exclude` or `reservations`")
         if faults.lines:
@@ -123,6 +134,8 @@ class Pool:
             supernet=spec.supernet,
             ipv6=spec.ipv6,
             gateway6=spec.gateway6,
+            gateway_host=spec.gateway_host,
+            gateway_nat=spec.gateway_nat,
         )
 
     @property
@@ -141,6 +154,8 @@ class Pool:
             self.supernet,
             None if self.pair is None else str(self.pair.network),
             None if self.pair is None or self.pair.gateway is None else str(self.pair.gateway),
+            self.gateway_host,
+            self.gateway_nat,
         )
 
     @cached_property

@@ -14,7 +14,7 @@ from ipaddress import ip_network
 from typing import Literal
 
 from mooring.core.errors import ConfigRefused
-from mooring.core.model import PoolName, PoolSpec
+from mooring.core.model import HostName, PoolName, PoolSpec
 from mooring.ipam.errors import SupernetExhausted
 from mooring.ipam.faults import PREFIXES, Faults
 from mooring.ipam.numbers import Network, place
@@ -35,6 +35,8 @@ class Supernet:
     gateway: Gateway = "first"
     mtu: int | None = None
     groups: tuple[str, ...] = ()
+    gateway_host: str | None = None
+    gateway_nat: bool = False
 
     @classmethod
     def parse(
@@ -47,6 +49,8 @@ class Supernet:
         gateway: Gateway = "first",
         mtu: int | None = None,
         groups: Sequence[str] = (),
+        gateway_host: str | None = None,
+        gateway_nat: bool = False,
     ) -> Supernet:
         """Build a supernet from plain values; `vlans` such as "100-199,300". Raises `ConfigRefused`.
 
@@ -61,10 +65,13 @@ class Supernet:
         faults.within("prefix", length, max(widest, found.prefixlen), narrowest)
         faults.within("mtu", mtu, 576 if found.version == 4 else 1280, 65535)
         faults.groups(groups)
+        faults.managed(None, gateway_host, gateway_nat)
+        if gateway == "none" and gateway_host:
+            faults.add('gateway "none" and `gateway_host` exclude each other: take one out')
         tags = _vlans(vlans, faults)
         if faults.lines:
             raise ConfigRefused(faults.lines)
-        return cls(name, found, length, tags, gateway, mtu, tuple(groups))
+        return cls(name, found, length, tags, gateway, mtu, tuple(groups), gateway_host, gateway_nat)
 
     def next_pool(self, name: str, pools: Pools, groups: Sequence[str] = ()) -> PoolSpec:
         """A pool that clashes with none of these. Raises `SupernetExhausted`."""
@@ -80,6 +87,8 @@ class Supernet:
             self.mtu,
             groups=tuple(groups) or self.groups,
             supernet=self.name,
+            gateway_host=HostName(self.gateway_host) if self.gateway_host else None,
+            gateway_nat=self.gateway_nat,
         )
 
     def _next_subnet(self, pools: Pools) -> Network:

@@ -220,9 +220,9 @@ def cgroups(plan: LabPlan) -> list[Path]:
 
 def _contained(plan: LabPlan) -> Iterator[int]:
     for top in cgroups(plan):
-        for members in top.rglob("cgroup.procs"):
-            with suppress(OSError):  # the group is being removed
-                yield from map(int, members.read_text().split())
+        for directory, _, _ in os.walk(top):  # says nothing of a group that is being removed
+            with suppress(OSError):
+                yield from map(int, (Path(directory) / "cgroup.procs").read_text().split())
 
 
 def _is_marked(plan: LabPlan, pid: int) -> bool:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from mooring.controller.commands.place import Place
 from mooring.controller.commands.screen import Screen, json_option, print_json
 from mooring.controller.doors.pools import Done, Generate, Reserve, Resize
-from mooring.core.model import LeaseState, PoolName, PoolSpec
+from mooring.core.model import HostName, LeaseState, PoolName, PoolSpec
 from mooring.core.readmodel import PoolRow
 from mooring.core.specs import Route
 
@@ -49,7 +49,9 @@ def pool() -> None:
 @pool.command()
 @click.argument("name")
 @click.argument("network")
-@click.option("--gateway", metavar="ADDRESS", help="Default gateway inside containers.")
+@click.option("--gateway", metavar="ADDRESS", help="Default gateway inside containers; or `managed`.")
+@click.option("--gateway-host", metavar="HOST", help="Host of the inventory that is made the gateway.")
+@click.option("--gateway-nat", is_flag=True, help="Let that host put its own address in place of theirs.")
 @click.option("--vlan", type=int, help="VLAN tag of the switch ports; none: untagged.")
 @click.option("--mtu", type=int, help="MTU of the containers' interfaces.")
 @click.option("--route", "routes", multiple=True, metavar="NETWORK=NEXT_HOP", help="Repeatable.")
@@ -63,6 +65,8 @@ def add(
     name: str,
     network: str,
     gateway: str | None,
+    gateway_host: str | None,
+    gateway_nat: bool,
     vlan: int | None,
     mtu: int | None,
     routes: tuple[str, ...],
@@ -74,7 +78,13 @@ def add(
     """Add the pool NAME with the subnet NETWORK."""
     hops = tuple(_route(text) for text in routes)
     own = PoolSpec(PoolName(name), network, gateway, vlan, mtu, hops, exclude, groups=groups)
-    wish = replace(own, ipv6=ipv6, gateway6=gateway6)
+    wish = replace(
+        own,
+        ipv6=ipv6,
+        gateway6=gateway6,
+        gateway_host=HostName(gateway_host) if gateway_host else None,
+        gateway_nat=gateway_nat,
+    )
     _say(place.client().ask("POST", "/pools", PoolSpec, wish), "added")
 
 

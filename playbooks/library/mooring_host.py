@@ -31,8 +31,8 @@ options:
     required: true
   operations:
     description:
-      - The operations, each with C(op) (attach, adopt, detach, detect, observe, survey, write, probe, check)
-        and C(id).
+      - The operations, each with C(id) and C(op) (attach, adopt, detach, detect, observe, survey, write,
+        probe, check, fabric or gateway).
     type: list
     elements: dict
   operations_base64:

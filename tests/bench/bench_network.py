@@ -5,11 +5,13 @@ them over real ssh.  Nothing but the network is configured: no names, no balance
 
 Single.  An app of one instance with an address of its own is deployed, N (50) times.  The clock starts when
 our own reader sees its TASK_RUNNING on Marathon's stream, and stops when its address first answers a ping
-from a container on another host (asked every 5 ms).
+from a container on another host (asked every 20 ms; oftener, and the switches have more to do with the
+questions than with the containers).
 
 Burst.  The daemon is paused, one app of M (200) instances is deployed and runs, and the daemon is resumed.
-The clock starts with the command and stops when the last port is confirmed by its host; after that every
-address has to answer a ping.  The CPU time is that of the daemon, its Ansible server, and all their children.
+The clock starts when the daemon takes the command and stops when the last port is confirmed by its host;
+after that every address has to answer a ping.  The CPU time is that of the daemon, its Ansible server, and
+all their children.
 
 Plain.  The same containers are wired in the way that everybody writes first: for each event one
 `ansible-runner` play of pipework's steps (`plain_pipework.yml`), one after the other, over the same ssh.
@@ -32,11 +34,13 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import ansible_runner
 
+from mooring.handlers.warm.runner import SERVER
 from mooring.lab import background, lifecycle, supervise
 from mooring.lab.handle import LabHandle
 from mooring.lab.plan import BRIDGE, VLANS, LabPlan
@@ -51,6 +55,7 @@ HOSTS = 8
 DEADLINE_S = 600.0
 POOL = VLANS[0]
 _OWN = re.compile(r"(?ms)^\[(dns|haproxy|nginx|webhook)\].*?(?=^\[)")
+_PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -69,8 +74,10 @@ def bare(
     name: str, instances: int, labels: Mapping[str, str] | None = None, **changes: Any
 ) -> dict[str, Any]:
     """An app with an address, and nothing else to do."""
-    made = app(name, instances, 8080, healthChecks=[], **changes)
-    return {**made, "labels": {"MOORING_POOL": POOL.pool, **(labels or {})}}
+    made = app(name, instances, 8080, **changes)
+    # Without checks of Marathon's the daemon would probe; these are seldom enough not to be in the way.
+    checks = [{**check, "intervalSeconds": 300} for check in made["healthChecks"]]
+    return {**made, "healthChecks": checks, "labels": {"MOORING_POOL": POOL.pool, **(labels or {})}}
 
 
 def pinned(name: str, address: str, **changes: Any) -> dict[str, Any]:
@@ -100,9 +107,12 @@ async def bench() -> AsyncIterator[Bench]:
 
 
 def _network_only(plan: LabPlan) -> None:
-    """Take the edges out of the daemon's configuration, and let it tell how long each flight took."""
+    """Take the edges out of the daemon's configuration, and let it tell how long each flight took.
+
+    As many workers as there are instances in the burst: it is the network that is measured.
+    """
     config = _OWN.sub("", plan.daemon_config.read_text())
-    plan.daemon_config.write_text(config + '\n[log]\nlevel = "debug"\n')
+    plan.daemon_config.write_text(f'workers = 256\n{config}\n[log]\nlevel = "debug"\n')
 
 
 async def _prober(plan: LabPlan, handle: LabHandle, operator: Operator) -> Pinger:
@@ -111,7 +121,7 @@ async def _prober(plan: LabPlan, handle: LabHandle, operator: Operator) -> Pinge
         pinned("/bench/prober", "10.64.3.250", constraints=[["hostname", "LIKE", "agent-1"]])
     )
     pids = await eventually(lambda: _attached(handle, 1), DEADLINE_S)
-    return Pinger(next(iter(pids.values())), "eth0")
+    return Pinger(next(iter(pids.values())), "eth0", every_s=0.02)
 
 
 async def _attached(handle: LabHandle, count: int) -> tuple[dict[str, int], str]:
@@ -186,10 +196,11 @@ async def burst(bench: Bench, count: int) -> dict[str, float]:
     await bench.operator.deploy(bare(name, count))
     await eventually(lambda: _running(bench, name, count), DEADLINE_S)
     flights_before, before = len(_flights(bench.plan)), cpu_s(bench.plan)
-    began = time.time()
     await _mooring(bench.plan, "resume")
+    began = _resumed_at(bench.plan)
     confirmed = await eventually(lambda: _confirmed(bench, name, count), DEADLINE_S)
     used = cpu_s(bench.plan) - before
+    memory = memory_mb(bench.plan)
     addresses = [lease["address"] for lease in await background.leases(bench.plan) if lease["app"] == name]
     bench.pinger.ask(addresses)
     await eventually(lambda: _heard(bench.pinger, addresses), DEADLINE_S)
@@ -202,7 +213,16 @@ async def burst(bench: Bench, count: int) -> dict[str, float]:
         "burst_longest_flight_s": max(took),
         "ours_per_container_s": (max(confirmed) - began) / count,
         "controller_cpu_ms_per_container": used / count * 1000,
+        **memory,
     }
+
+
+def _resumed_at(plan: LabPlan) -> float:
+    """When the daemon took the command, by its own log: the command itself starts a Python first."""
+    lines = supervise.log_file(plan, background.NAME).read_text().splitlines()
+    entries = [json.loads(line) for line in lines if line.startswith("{")]
+    told = [entry["timestamp"] for entry in entries if entry.get("event") == "resumed"]
+    return datetime.fromisoformat(told[-1]).timestamp()
 
 
 async def _mooring(plan: LabPlan, *words: str) -> None:
@@ -234,6 +254,30 @@ def cpu_s(plan: LabPlan) -> float:
     for pid in family:
         family += children[pid or 0]
     return sum(sum(map(int, stats[pid][11:15])) for pid in family if pid in stats) / _TICKS
+
+
+def memory_mb(plan: LabPlan) -> dict[str, float]:
+    """What the Ansible server and a play that stands by keep; shared pages are counted by their share."""
+    sizes = sorted(_pss_kb(pid) for pid in _pids() if SERVER in _words(pid) and plan.name in _words(pid))
+    return {"server_pss_mb": max(sizes) / 1024, "standing_processes": float(len(sizes) - 1),
+            "standing_pss_mb": statistics.median(sizes) / 1024}  # fmt: skip
+
+
+def _pids() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def _words(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return ""
+
+
+def _pss_kb(pid: int) -> int:
+    with suppress(OSError):
+        found = re.search(r"^Pss:\s+(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+        return int(found[1]) if found else 0
+    return 0
 
 
 # -- plain
@@ -269,7 +313,7 @@ def _play(plan: LabPlan, host: str, container: str, address: str) -> None:
             limit=host,
             extravars={"container": container, "address": address, "prefix": POOL.network.prefixlen,
                        "gateway": str(POOL.gateway), "vlan": POOL.tag, "bridge": BRIDGE},
-            envvars={"ANSIBLE_PIPELINING": "True", "ANSIBLE_HOME": f"{directory}/home"},
+            envvars={"ANSIBLE_PIPELINING": "True", "ANSIBLE_HOME": f"{directory}/home", "PATH": _PATH},
             quiet=True,
             cancel_callback=lambda: False,
         )  # fmt: skip

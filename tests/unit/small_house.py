@@ -95,7 +95,7 @@ class House:
         self.store = MemoryStore()
         self.commits: list[Any] = []
         self._observe = observe
-        hosts = Hosts(self.hosts, self.clock, EPOCH)
+        hosts = self.lanes = Hosts(self.hosts, self.clock, EPOCH)
         sinks: list[Sink] = [
             NetworkSink(hosts, _HOSTS),
             FilesSink(hosts, _HOSTS),

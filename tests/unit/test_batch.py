@@ -119,3 +119,46 @@ async def test_close_answers_those_who_wait(airport: Airport) -> None:
     assert await flying == 10
     with pytest.raises(Retryable, match="stopping"):
         await waiting
+
+
+class Windows:
+    """A clock whose windows end when the test says so."""
+
+    def __init__(self) -> None:
+        self.open = 0
+        self._may_end = asyncio.Semaphore(0)
+
+    def now(self) -> float:
+        return 0.0
+
+    def monotonic(self) -> float:
+        return 0.0
+
+    async def sleep(self, seconds: float) -> None:
+        self.open += 1
+        await self._may_end.acquire()
+
+    def end_one(self) -> None:
+        self._may_end.release()
+
+
+@pytest.mark.parametrize(("company", "windows"), [([], 1), ([2], 2), ([2, 3], 3), ([2, 3, 4], 3)])
+async def test_a_lane_waits_on_while_company_comes(
+    airport: Airport, company: list[int], windows: int
+) -> None:
+    clock = Windows()
+    patient: Lanes[int, int] = Lanes(airport.send, clock, windows=3)
+    waiting = [asyncio.create_task(patient.submit("a", 1))]
+    for number, item in enumerate(company[:2], start=1):
+        await until(lambda number=number: clock.open == number)
+        waiting.append(asyncio.create_task(patient.submit("a", item)))
+        await until(lambda number=number: patient.depth() == number + 1)
+        clock.end_one()
+    await until(lambda: clock.open == windows)
+    late = [asyncio.create_task(patient.submit("a", item)) for item in company[2:]]
+    await until(lambda: patient.depth() == len(company) + 1)
+    clock.end_one()
+    await until(lambda: airport.flights)
+    assert (airport.flights, clock.open) == ([("a", [1, *company])], windows)
+    airport.may_land["a"].set()
+    await asyncio.gather(*waiting, *late)

@@ -57,6 +57,23 @@ def run(tmp_path: Path, keeping: Keeping) -> Iterator[Run]:
         yield lambda *args: CliRunner().invoke(cli.main, ["--socket", str(path), *args])
 
 
+def test_a_pool_with_a_gateway_of_ours(run: Run, keeping: Keeping) -> None:
+    keeping.keeper.hosts = frozenset({"gw"})
+    done = run("pool", "add", "red", "10.65.0.0/24", "--gateway-host", "gw", "--gateway-nat")
+    assert done.exit_code == 0, done.output
+    assert "gateway 10.65.0.1" in done.output
+    pool = keeping.records.book.pools.named("red")
+    assert (str(pool.gateway), pool.gateway_host, pool.gateway_nat) == ("10.65.0.1", "gw", True)
+
+
+def test_a_gateway_on_a_host_that_nobody_knows_is_refused(run: Run, keeping: Keeping) -> None:
+    keeping.keeper.hosts = frozenset({"gw"})
+    done = run("pool", "add", "red", "10.65.0.0/24", "--gateway-host", "elsewhere")
+    assert done.exit_code != 0
+    assert "gateway_host elsewhere is not in the inventory" in done.output
+    assert "red" not in keeping.records.book.pools
+
+
 @pytest.fixture(autouse=True)
 def logged_elsewhere() -> Iterator[None]:
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())

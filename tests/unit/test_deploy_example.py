@@ -33,7 +33,7 @@ def leaves(table: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]
     """Every key with its value; NAME stands for the name of a pool or supernet."""
     for key, value in table.items():
         here = f"{path}.{key}".lstrip(".")
-        if isinstance(value, dict) and here not in ("hosts", "pools.shop.reserve"):
+        if isinstance(value, dict) and here not in ("hosts", "fabric.addresses", "pools.shop.reserve"):
             yield from leaves(value, here)
         else:
             named = here.replace("pools.shop", "pools.NAME").replace("supernets.campus", "supernets.NAME")

@@ -196,3 +196,6 @@ def test_wiring_goes_by_the_address_and_not_by_a_name() -> None:
     assert bare is not None
     assert (bare.prefix, bare.gateway, bare.vlan) == (64, None, None)
     assert wiring_at(pools, "10.9.0.9", Reach()) is None
+    narrow = wiring_at(pools, "10.0.0.9", Reach(), 1300)
+    assert narrow is not None
+    assert narrow.mtu == 1300

@@ -174,6 +174,8 @@ def test_without_a_daemon_the_hosts_are_asked_directly(
 
 async def test_a_fault_of_ours_is_not_blamed_on_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken:
+        async def prepare(self, host: str) -> None: ...
+
         async def run(self, *_: Any) -> Any:
             raise KeyError("a mistake")
 
@@ -182,6 +184,8 @@ async def test_a_fault_of_ours_is_not_blamed_on_a_host(monkeypatch: pytest.Monke
         await capabilities.check_hosts(hosts, ["h1"])
 
     class Away:
+        async def prepare(self, host: str) -> None: ...
+
         async def run(self, *_: Any) -> Any:
             raise Retryable("no route")
 

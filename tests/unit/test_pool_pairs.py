@@ -16,6 +16,7 @@ from mooring.core.model import PoolName, PoolSpec
 from mooring.core.specs import Route, decode_spec
 from mooring.handlers.wants import Second
 from mooring.ipam.pools import Pool, Pools
+from mooring.ipam.reach import Reach
 from mooring.ipam.supernets import Supernet
 
 FOUR, SIX = "10.64.0.0/24", "fd00:64::/64"
@@ -170,10 +171,10 @@ def test_a_supernet_gives_no_network_that_is_half_of_a_pair() -> None:
 
 def test_a_port_is_wired_by_both_halves() -> None:
     pools = Pools([pool(gateway6="fe80::1"), Pool.parse("alone", "10.65.0.0/24")])
-    wiring = wiring_at(pools, "10.64.0.5")
+    wiring = wiring_at(pools, "10.64.0.5", Reach())
     assert wiring is not None
     assert wiring.second == Second("fd00:64::a40:5", 64, "fe80::1")
-    alone = wiring_at(pools, "10.65.0.5")
+    alone = wiring_at(pools, "10.65.0.5", Reach())
     assert alone is not None
     assert alone.second is None
 

@@ -9,7 +9,8 @@ stands in the ports' marks in the database, so nothing is saved and nothing can 
 the controller nor the network is needed.  It looks again after `SETTLE_S`, when the switch has numbered all
 ports anew, and then every `LOOK_S`, which mends what somebody deletes by hand.
 
-It restores the meters of limited ports in the same way (see `upkeep`).  It changes what carries our cookie
+It restores the meters of limited ports in the same way (see `upkeep`), and the gateways that the host keeps
+(see `gateway`).  It changes what carries our cookie
 and nothing else.  While it runs it holds a lock, by which others know
 that somebody will restore the rules; only then do they make the bridge secure.
 """
@@ -23,9 +24,10 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from . import gateway
 from .host import FAILURES, Host, Settings
 from .isolation import guardian_turn, isolate
 from .openflow import management_socket
@@ -131,20 +133,25 @@ class Guardian:
                 connection.stand(AGAIN_S)
 
     def _look(self) -> bool:
-        """Bring the bridge into line; False if that was not possible."""
+        """Bring the bridge into line; False if its rules could not be, which nothing else makes up for."""
         host = Host(self._settings)
         try:
             told = isolate(host, secure=False)
-            restore_limits(host)
+            rest = [
+                reason for restore in (restore_limits, gateway.restore) if (reason := _tried(restore, host))
+            ]
         except FAILURES as error:
             return self._tell(f"bridge {self._settings.bridge}: {error}")
         except Exception as error:  # whatever it is, nobody else would restore the rules
             return self._tell(f"bridge {self._settings.bridge}: unexpected {type(error).__name__}: {error}")
         finally:
             host.close()
-        self._told = ""
         if told.mended:
             print(f"bridge {self._settings.bridge}: rules put in, of {len(told.changed)} ports", flush=True)
+        if rest:
+            self._tell(f"bridge {self._settings.bridge}: {'; '.join(rest)}")
+        else:
+            self._told = ""
         return True
 
     def _tell(self, line: str) -> bool:
@@ -152,6 +159,15 @@ class Guardian:
             print(line, file=sys.stderr, flush=True)
         self._told = line
         return False
+
+
+def _tried(restore: Callable[[Host], Any], host: Host) -> str:
+    """Why it was not possible; "" if it was."""
+    try:
+        restore(host)
+    except FAILURES as error:
+        return str(error)
+    return ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,7 +5,7 @@
 leaves `DIRECTORY/<version>/` with the sources, their compiled form and the script `run`, and the link
 `DIRECTORY/current`.  The link changes in one step, so a call that starts meanwhile finds the old program or
 the new one, and an installation that fails (a full disk) leaves the old one as it was.  The version before is
-kept, because a call may still be running from it; older ones go.
+kept, because a call may still be running from it; older ones go.  A guardian that runs here is restarted.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from __future__ import annotations
 import compileall
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import zipfile
 
 CURRENT = "current"
+GUARDIAN = "mooring-guardian.service"
 VERSION_MEMBER = "version.txt"
 
 
@@ -64,6 +66,12 @@ def _drop_others(directory: str, kept: set[str]) -> None:
             shutil.rmtree(entry.path, ignore_errors=True)
 
 
+def _renew_guardian() -> None:
+    """Let a guardian that runs here be one of this version; where there is none, nothing happens."""
+    if os.path.isdir("/run/systemd/system"):
+        subprocess.run(["systemctl", "try-restart", GUARDIAN], capture_output=True, timeout=30, check=False)
+
+
 def main(arguments: list[str]) -> int:
     """Install from the archive that this runs from; the exit status."""
     if len(arguments) != 1:
@@ -71,6 +79,7 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         print(install(sys.argv[0], arguments[0]))
+        _renew_guardian()
     except (OSError, KeyError, zipfile.BadZipFile) as error:
         print(f"not installed below {arguments[0]}: {error}", file=sys.stderr)
         return 1

@@ -218,6 +218,13 @@ class Netlink:
                 found.append((ipaddress.ip_address(raw), prefix))
         return found
 
+    def device_of(self, address: Address) -> Link | None:
+        """The device that has the address, if there is one."""
+        links = self.links().values()
+        return next(
+            (link for link in links if any(address == one for one, _ in self.addresses(link.index))), None
+        )
+
     def set_address(self, index: int, address: Address, prefix: int) -> None:
         """Put the address on the device, replacing the same one."""
         self._change(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, self._address(index, address, prefix))

@@ -13,6 +13,9 @@ from typing import Any
 
 from .bandwidth import standing_rates
 from .errors import Retry
+from .fabric import KIND as FABRIC
+from .fixtures import read_fixtures
+from .gateway import KIND as GATEWAY
 from .host import FAILURES, Host, Result
 from .isolation import Isolation, inspect, isolate
 from .leftovers import leftovers
@@ -50,6 +53,9 @@ def observe(host: Host, order: Observe) -> Result:
         "orphans": _orphans(switch, devices, host.settings.owner),
         "leftovers": leftovers(host, switch, devices),
         "isolation": {"fail_mode": isolation.fail_mode, "reason": problem or isolation.reason},
+        "fixtures": sorted(
+            fixture.port.name for kind in (FABRIC, GATEWAY) for fixture in read_fixtures(host, switch, kind)
+        ),
     }
     return Result(order.id, "done", changed=raised or isolation.mended, details=details)
 

@@ -1,8 +1,9 @@
 """One call: any number of operations on one host, each with a result of its own, in the order asked.
 
-Operations of a kind are done together, kinds in this order: detach, adopt, detect, attach, write, probe,
-observe, check, survey.  Removing comes first, because a call may take an address from one container and give
-it to another; observing comes late, because it shall report what the others did.
+Operations of a kind are done together, kinds in this order: fabric, gateway, detach, adopt, detect, attach,
+write, probe, observe, check, survey.  The ways between hosts come first, because what is attached wants to be
+heard on them; removing comes before adding, because a call may take an address from one container and give it
+to another; observing comes late, because it shall report what the others did.
 
 Calls that change ports or files take turns (see `turns`), and may carry a number, by which a call that was
 overtaken is turned away: the switch keeps it for ports (see `switch`), a record for each file (`tellings`).
@@ -25,10 +26,26 @@ from .capabilities import check
 from .detach import detach
 from .detect import detect
 from .errors import OperationError
+from .fabric import fabric
+from .gateway import gateway
 from .host import FAILURES, Host, Result, Settings, failure
 from .leftovers import collect
 from .observe import observe
-from .orders import Adopt, Attach, Check, Detach, Detect, Observe, Order, Probe, Survey, Write, parse
+from .orders import (
+    Adopt,
+    Attach,
+    Check,
+    Detach,
+    Detect,
+    Fabric,
+    Gateway,
+    Observe,
+    Order,
+    Probe,
+    Survey,
+    Write,
+    parse,
+)
 from .probing import probe
 from .reloads import write
 from .survey import survey
@@ -58,7 +75,7 @@ def perform(settings: Settings, operations: Sequence[Mapping[str, Any]]) -> list
 
 
 def _wire(host: Host, orders: Mapping[int, Order]) -> dict[int, Result]:
-    """Detach, adopt, ask the wire and attach, when it is this call's turn; then tidy up."""
+    """Whatever changes ports, when it is this call's turn; then tidy up."""
     wiring = {index: order for index, order in orders.items() if isinstance(order, _WIRING)}
     if not wiring:
         return {}
@@ -113,9 +130,16 @@ def _singly(act: Callable[[Host, Any], Result]) -> Callable[[Host, Any], list[Re
     return each
 
 
-_WIRING = (Detach, Adopt, Detect, Attach)
-_PORTS = (Detach, Adopt, Attach, Observe)
-_FIRST: Kinds = [(Detach, detach), (Adopt, adopt), (Detect, detect), (Attach, attach)]
+_WIRING = (Fabric, Gateway, Detach, Adopt, Detect, Attach)
+_PORTS = (Fabric, Gateway, Detach, Adopt, Attach, Observe)
+_FIRST: Kinds = [
+    (Fabric, _singly(fabric)),
+    (Gateway, _singly(gateway)),
+    (Detach, detach),
+    (Adopt, adopt),
+    (Detect, detect),
+    (Attach, attach),
+]
 _THEN: Kinds = [
     (Write, write),
     (Probe, probe),

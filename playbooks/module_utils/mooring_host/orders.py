@@ -156,8 +156,43 @@ class Check:
     id: str
 
 
+@dataclass(frozen=True)
+class Fabric:
+    """Have a tunnel to each of these peers (address by name), and no other."""
+
+    id: str
+    local: Address | None  # None: no tunnels
+    peers: dict[str, Address]
+    vni: int
+    port: int
+    check: bool  # only tell what would change
+    sequence: int
+
+
+@dataclass(frozen=True)
+class GatewayOf:
+    """The gateway of one pool."""
+
+    pool: str
+    address: Address
+    prefix: int
+    vlan: int | None
+    mtu: int | None
+    nat: bool
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """Be the gateway of these pools, and of no other."""
+
+    id: str
+    gateways: list[GatewayOf]
+    check: bool
+    sequence: int
+
+
 # Union and not |, because this is evaluated at run time and hosts may run Python 3.9.
-Order = Union[Attach, Adopt, Detach, Detect, Observe, Survey, Write, Probe, Check]  # noqa: UP007
+Order = Union[Attach, Adopt, Detach, Detect, Observe, Survey, Write, Probe, Check, Fabric, Gateway]  # noqa: UP007
 
 
 def parse(order: Mapping[str, Any]) -> Order:
@@ -303,6 +338,52 @@ def _check(order: Mapping[str, Any]) -> Check:
     return Check(str(order.get("id", "")))
 
 
+def _fabric(order: Mapping[str, Any]) -> Fabric:
+    peers: dict[str, Address] = {}
+    for peer in _tables(order, "peers"):
+        name = _text(peer, "name")
+        if name in peers:
+            raise Refused(f"fabric: peer {name} is named twice")
+        peers[name] = _address(peer, "address")
+    local = _address(order, "local") if order.get("local") else None
+    addresses = [*peers.values(), *([local] if local is not None else [])]
+    if peers and (local is None or len(set(addresses)) < len(addresses)):
+        raise Refused("fabric: each host, this one among them, needs a tunnel address of its own")
+    if len({address.version for address in addresses}) > 1:
+        raise Refused("fabric: the tunnel addresses are of two families")
+    vni, port = _number(order, "vni", 1, (1 << 24) - 1), _number(order, "port", 1, 65535)
+    check = bool(order.get("check", False))
+    return Fabric(_text(order, "id"), local, peers, vni, port, check, _sequence(order))
+
+
+def _gateway(order: Mapping[str, Any]) -> Gateway:
+    gateways = [_gateway_of(one) for one in _tables(order, "gateways")]
+    for key in ("pool", "address"):
+        if len({getattr(one, key) for one in gateways}) < len(gateways):
+            raise Refused(f"gateway: two gateways have the same {key}")
+    return Gateway(_text(order, "id"), gateways, bool(order.get("check", False)), _sequence(order))
+
+
+def _gateway_of(one: Mapping[str, Any]) -> GatewayOf:
+    address = _address(one, "address")
+    return GatewayOf(
+        pool=_text(one, "pool"),
+        address=address,
+        prefix=_number(one, "prefix", 1, address.max_prefixlen),
+        vlan=None if one.get("vlan") is None else _number(one, "vlan", 1, 4094),
+        mtu=None if one.get("mtu") is None else _number(one, "mtu", 576, 65535),
+        nat=bool(one.get("nat", False)),
+    )
+
+
+def _tables(order: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    """A list of objects; what is inside is reported under the operation's name."""
+    value = order.get(key)
+    if not isinstance(value, list) or not all(isinstance(one, Mapping) for one in value):
+        raise _refusal(order, key, "must be a list of objects")
+    return [{"op": order.get("op"), **one} for one in value]
+
+
 _PARSERS: dict[str, Callable[[Mapping[str, Any]], Order]] = {
     "attach": _attach,
     "adopt": _adopt,
@@ -313,6 +394,8 @@ _PARSERS: dict[str, Callable[[Mapping[str, Any]], Order]] = {
     "write": _write,
     "probe": _probe,
     "check": _check,
+    "fabric": _fabric,
+    "gateway": _gateway,
 }
 
 

@@ -188,14 +188,17 @@ class Transaction:
 
     def add(self, name: str, tag: int | None, marks: dict[str, str], **device_columns: str | int) -> None:
         """Add a port with one interface of the same name; `device_columns` go into the interface's record."""
-        ids = _external_ids(marks)
+        self.insert(name, marks, {"tag": _tag(tag)}, device_columns)
+
+    def insert(self, name: str, marks: dict[str, str], port_columns: Row, device_columns: Row) -> None:
+        """The same with any columns of both records, in the form of the wire."""
         index = len(self._added)
         device, port = f"interface{index}", f"port{index}"
-        row = {"name": name, "external_ids": ids}
+        row = {"name": name, "external_ids": _external_ids(marks)}
         self._operations += [
             {"op": "insert", "table": "Interface", "row": {**row, **device_columns}, "uuid-name": device},
             {"op": "insert", "table": "Port", "uuid-name": port,
-             "row": {**row, "interfaces": ["named-uuid", device], "tag": _tag(tag)}},
+             "row": {**row, **port_columns, "interfaces": ["named-uuid", device]}},
         ]  # fmt: skip
         self._added.append(["named-uuid", port])
 
@@ -214,6 +217,14 @@ class Transaction:
         if tag != port.tag:
             row = {"tag": _tag(tag)}
             self._operations.append({"op": "update", "table": "Port", "where": by_name, "row": row})
+
+    def rewrite(self, port: Port, marks: dict[str, str], port_columns: Row, device_columns: Row) -> None:
+        """Change any columns of both records of a port that is ours alone, in the form of the wire."""
+        marked = {"external_ids": _external_ids(marks)}
+        for table, columns in (("Interface", device_columns), ("Port", port_columns)):
+            row = {**marked, **columns}
+            where = [["name", "==", port.name]]
+            self._operations.append({"op": "update", "table": table, "where": where, "row": row})
 
     def also(self, operations: list[Operation]) -> None:
         """Put other changes of ours behind the same fence."""

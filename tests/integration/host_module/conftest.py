@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.integration.host_module.fabric_rig import FabricRig, fabric_rig
 from tests.integration.host_module.rig import HostRig, hosted
 
 
@@ -21,3 +22,10 @@ def guardian(rig: HostRig) -> Iterator[None]:
     """The resident program that restores the rules, for the tests of one module."""
     with rig.guardian():
         yield
+
+
+@pytest.fixture(scope="session")
+def fabric(rig: HostRig) -> Iterator[FabricRig]:
+    """Three hosts more, with the containers of the first."""
+    with fabric_rig(rig.engine) as made:
+        yield made

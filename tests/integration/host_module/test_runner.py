@@ -120,6 +120,18 @@ async def test_one_play_attaches_writes_and_observes(rig: HostRig, runner: AnyRu
     assert not list(runner._work_dir.glob("flight-*"))
 
 
+async def test_a_host_can_be_a_gateway(rig: HostRig, runner: AnyRunner) -> None:
+    """All that the module needs for it travels with the play."""
+    web = {"pool": "web", "address": "10.70.0.1", "prefix": 24, "vlan": 100, "mtu": 1446, "nat": True}
+    gateway = {"op": "gateway", "id": "g", "gateways": [web]}
+    fabric = {"op": "fabric", "id": "f", "local": None, "vni": 1, "port": 4789, "peers": []}
+    made, ways, seen = await runner.run("good", [gateway, fabric, {"op": "observe", "id": "o"}], 1)
+    assert (made["status"], made["added"], ways["status"]) == ("done", ["web"], "done")
+    assert len(seen["fixtures"]) == 1  # type: ignore[arg-type]
+    [gone] = rig.do({**gateway, "gateways": []})
+    assert gone["removed"] == ["web"]
+
+
 async def test_a_play_does_not_wait_for_a_command_that_hangs(rig: HostRig, runner: AnyRunner) -> None:
     task, _ = rig.container()
     async with asyncio.timeout(40):
