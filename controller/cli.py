@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from mooring.controller.commands.adopt import adopt
 from mooring.controller.commands.backup import backup, restore
 from mooring.controller.commands.brake import brake
 from mooring.controller.commands.hosts import hosts
@@ -119,7 +120,7 @@ def version() -> None:
 
 
 for command in (
-    run, check, status, verify, plan, rebuild, hosts, leases, lease, pools, pool, who, history,
+    run, check, status, verify, plan, rebuild, adopt, hosts, leases, lease, pools, pool, who, history,
     backup, restore, pause, resume, brake,
 ):  # fmt: skip
     main.add_command(command)

@@ -29,12 +29,14 @@ from prometheus_client import CollectorRegistry
 
 from mooring.cext import IMPLEMENTATION
 from mooring.controller.access import Access
+from mooring.controller.adoption import Adopter
 from mooring.controller.capabilities import HostReport
 from mooring.controller.capabilities import check_hosts as ask_hosts
 from mooring.controller.capacity import pool_lines
 from mooring.controller.claims import Claims
 from mooring.controller.control import ControlServer
 from mooring.controller.control_client import ControlClient, NotPermitted, Unreachable
+from mooring.controller.doors import adopt as doors_adopt
 from mooring.controller.doors import history as doors_history
 from mooring.controller.doors import hosts as doors_hosts
 from mooring.controller.doors import hosts_check as doors_hosts_check
@@ -219,6 +221,7 @@ async def _open_doors(
         engine,
         group=settings.control.group,
         routes=[
+            *doors_adopt.routes(Adopter(engine, ground.hosts, ground.inventory, fences=ground.fences)),
             *doors_history.routes(
                 engine.records.store,
                 engine.clock,

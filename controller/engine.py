@@ -64,7 +64,7 @@ from mooring.handlers.hosts import NetworkSink
 from mooring.handlers.kill import Kills
 from mooring.handlers.records import Records
 from mooring.handlers.restart import Restarts
-from mooring.handlers.wants import BALANCERS, NETWORK
+from mooring.handlers.wants import BALANCERS, NETWORK, Wiring
 from mooring.ipam.pools import Pools
 from mooring.portal.metrics import Metrics
 
@@ -108,6 +108,7 @@ class Engine:
         self.chance = outside.chance
         self.metrics = outside.metrics
         self._outside = outside
+        self._reach = reach_of(settings.reach)
         self.view = View(absence_confirm_s=settings.marathon.absence_confirm_s)
         self.claims = Claims(rules_of(settings, records.book.pools), records.all(), self._claim_changed)
         self.latency = Latency(self.clock, self.metrics.applied, self.metrics.sink_answered)
@@ -195,7 +196,6 @@ class Engine:
 
     def _make_reconciler(self) -> Reconciler:
         zone = self.settings.dns.zone if self.settings.dns else None
-        reach = reach_of(self.settings.reach)
         seat_wait_s = self.settings.leases.seat_wait_s
         return Reconciler(
             view=self.view,
@@ -214,17 +214,16 @@ class Engine:
                 self.hold.keeps,
                 self.seats.objection,
             ),
-            surroundings=Surroundings(
-                lambda address: wiring_at(
-                    self.records.book.pools, address, reach, self.settings.fabric.container_mtu
-                ),
-                zone,
-                self.addresses,
-            ),
+            surroundings=Surroundings(self.wiring_of, zone, self.addresses),
             wake=self.queue.add,
             doubts=self.doubts,
             expect=self._expect,
         )
+
+    def wiring_of(self, address: str) -> Wiring | None:
+        """How a port with that address is wired now; None if no pool has the address."""
+        largest = self.settings.fabric.container_mtu
+        return wiring_at(self.records.book.pools, address, self._reach, largest)
 
     def _expect(self, task: str, host: str, addresses: Addresses, vlan: int | None) -> None:
         """A container will run there soon; nothing is got ready before it is known what is whose."""

@@ -2,7 +2,8 @@
 
 After client-go's: a key is *waiting* (in line, once however often it was added), *processing* (with
 exactly one worker), or both at once, in which case it runs once more when that worker is done.  So a key
-is never worked on by two workers, and nothing that happened while it was worked on is lost.
+is never worked on by two workers, and nothing that happened while it was worked on is lost.  Whoever else
+must not meet a worker at a key's records holds the key (`held`) and counts as one.
 
 Two lines.  LIVE keys go before RESYNC keys, so that a snapshot of everything does not delay the change
 that just happened; a waiting key that is added with the higher priority moves up.
@@ -18,8 +19,8 @@ import asyncio
 import heapq
 import random
 from collections import OrderedDict, deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from enum import IntEnum
 from typing import Generic, TypeVar
 
@@ -74,6 +75,7 @@ class WorkQueue(Generic[K]):
         self._alarm_at = float("inf")
         self._idle_workers: deque[asyncio.Future[None]] = deque()
         self._done = asyncio.Event()
+        self._freed = asyncio.Event()
         self._closed = False
         self.adds = 0
         self.retries = 0
@@ -138,13 +140,36 @@ class WorkQueue(Generic[K]):
 
     def done(self, key: K) -> None:
         """The worker has finished with the key, well or badly."""
-        self._worked(self._clock.monotonic() - self._processing.pop(key))
+        self._worked(self._clock.monotonic() - self._processing[key])
+        self._release(key)
+
+    def _release(self, key: K) -> None:
+        del self._processing[key]
+        self._freed.set()
         again = self._again.pop(key, None)
         if again is not None and not self._closed:
             self._lines[again][key] = self._clock.monotonic()
             self._wake_one()
         if not self._processing:
             self._done.set()
+
+    @asynccontextmanager
+    async def held(self, key: K) -> AsyncIterator[None]:
+        """Keep every worker off the key for the time of the body; one that has it is waited for.
+
+        What is added meanwhile is worked on afterwards.
+        """
+        while key in self._processing:
+            self._freed.clear()
+            await self._freed.wait()
+        waiting = [priority for priority, line in self._lines.items() if line.pop(key, None) is not None]
+        self._processing[key] = self._clock.monotonic()
+        try:
+            yield
+        finally:
+            for priority in waiting:
+                self._again[key] = min(priority, self._again.get(key, priority))
+            self._release(key)
 
     def depth(self, priority: Priority | None = None) -> int:
         """Keys in line, of one priority or of both."""

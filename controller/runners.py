@@ -71,6 +71,8 @@ def open_plays(settings: Settings, clock: Clock, stack: AsyncExitStack) -> Runne
         settings.owner,
         ansible.bridge,
         ansible.helper_dir,
+        wiring=ansible.wiring,
+        clean_pipework=ansible.clean_pipework,
         timeout_s=ansible.play_timeout_s,
         connect_timeout_s=ansible.connect_timeout_s,
         parallel=ansible.parallel,

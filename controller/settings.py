@@ -231,6 +231,10 @@ class AnsibleSettings(Section):
     interface: str = Field(
         "eth0", pattern=r"^[a-z0-9._-]{1,15}$", description="Interface name inside containers."
     )
+    wiring: Literal["native", "pipework"] = Field(
+        "native", description="What makes the ports; a host may have its own `mooring_wiring` (see adopt.md)."
+    )
+    clean_pipework: bool = Field(False, description="Remove dead ports of pipework that carry no mark.")
     connect_timeout_s: int = Field(5, ge=1, description="Time for ssh to connect.")
     play_timeout_s: Seconds = Field(60.0, description="Longest time for one play.")
     parallel: int = Field(

@@ -3,12 +3,12 @@
 All three speak to the same small program on each host, through an Ansible play that takes any number
 of operations.  A play costs about a second whatever it carries, so what waits for a host leaves together.
 
-Each host has two lanes.  Wiring (attach, detach, observe, and the ways between hosts: fabric and gateway)
-depends on nothing but the host itself; writes and probes go inside containers, where an app's own command may
-take its time, and must not delay anybody's wiring.  A host may therefore have two plays at once, but never
-two of a lane, which is all that the program asks for: ports are changed by wiring alone, files and the
-records of what was told by the other lane alone.  Both read the switch, which is transactional, and a probe
-that meets a port being removed just fails.
+Each host has two lanes.  Wiring (attach, adopt, detach, observe, survey, and the ways between hosts: fabric
+and gateway) depends on nothing but the host itself; writes and probes go inside containers, where an app's
+own command may take its time, and must not delay anybody's wiring.  A host may therefore have two plays at
+once, but never two of a lane, which is all that the program asks for: ports are changed by wiring alone,
+files and the records of what was told by the other lane alone.  Both read the switch, which is transactional,
+and a probe that meets a port being removed just fails.
 
 The program answers each operation for itself ("done", "retry", "refused", "stale", "conflict"); a host that
 does not answer fails its own lane only.  A stale caller was overtaken by another daemon, and ends.
@@ -58,7 +58,7 @@ Answer = Mapping[str, Any]
 # Nobody waits long for company; while many come, one play for all of them is the quickest for each.
 _WINDOW_S, _WINDOWS = 0.03, 10
 _INSIDE = frozenset({"write", "probe"})
-_WIRING = frozenset({"attach", "detach", "fabric", "gateway"})
+_WIRING = frozenset({"attach", "adopt", "detach", "fabric", "gateway"})
 _NUMBERED = _WIRING | {"write"}
 _CHANGING = _WIRING | _INSIDE | {"detect"}
 _MAINTAINED_AGAIN_S = 30.0  # what waits for the end of maintenance is woken by it
@@ -115,6 +115,11 @@ class Hosts:
         """
         (answer,) = await self.do(host, [{"op": "observe", "id": host, "fence": fence}])
         self.drops.take(host, answer)
+        return answer
+
+    async def survey(self, host: str) -> Answer:
+        """Every container of Mesos on the host with an address that does not stand on a port of ours."""
+        (answer,) = await self.do(host, [{"op": "survey", "id": host}])
         return answer
 
     async def close(self) -> None:

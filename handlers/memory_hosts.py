@@ -17,17 +17,19 @@ import itertools
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from ipaddress import ip_address
 from typing import Any
 
 from mooring.core.errors import Retryable
 from mooring.handlers.hosts import Answer, Operation
 from mooring.handlers.memory_check import facts_in_memory
 from mooring.handlers.memory_ways import Ways
+from mooring.handlers.memory_wired import Wired, mac_for, objection, survey_of
 
 Hook = Callable[[str], Awaitable[None]]
 # The order in which a play does them.
-_KINDS = ("fabric", "gateway", "detach", "detect", "attach", "write", "probe", "observe", "check")
+_KINDS = (
+    "fabric", "gateway", "detach", "adopt", "detect", "attach", "write", "probe", "observe", "check", "survey"
+)  # fmt: skip
 
 
 class HostSilent(Retryable):
@@ -92,11 +94,17 @@ class MemoryPort:
     inside: tuple[object, ...] = ()  # gateways, routes and MTU, which a mark does not tell
     address6: str | None = None
     prefix6: int | None = None
+    adopted_mac: str | None = None  # of a port that was there before it was ours
 
     @property
     def addresses(self) -> tuple[str, ...]:
         """One, or one of either family."""
         return (self.address,) if self.address6 is None else (self.address, self.address6)
+
+    @property
+    def mac(self) -> str:
+        """What answers on them."""
+        return self.adopted_mac or mac_for(self.address)
 
 
 @dataclass(slots=True)
@@ -106,12 +114,13 @@ class MemoryHost:
     name: str
     containers: dict[str, MemoryContainer] = field(default_factory=dict)
     ports: dict[str, MemoryPort] = field(default_factory=dict)
+    wired: dict[str, Wired] = field(default_factory=dict)  # by others, by the names of their ports
     orphans: dict[str, Mapping[str, str]] = field(default_factory=dict)  # device without a port: its alias
     epoch: int = 0
     sequence: int = 0  # of the newest play of that epoch that changed or confirmed ports
     ways: Ways = field(default_factory=Ways)
 
-    def alive(self, port: MemoryPort) -> bool:
+    def alive(self, port: MemoryPort | Wired) -> bool:
         """Whether the container that the port was made for still runs."""
         container = self.containers.get(port.task)
         return container is not None and container.alive and container.start == port.start
@@ -146,6 +155,13 @@ class MemoryHosts:
         self.hosts[host].containers[task] = container
         return container
 
+    def wire(self, host: str, task: str, address: str, **how: Any) -> Wired:
+        """Somebody else gives a container an address, as pipework does."""
+        start = self.hosts[host].containers[task].start
+        wired = Wired(f"veth1pl{next(self._numbers)}", task, start, address, **how)
+        self.hosts[host].wired[wired.port] = wired
+        return wired
+
     def stop(self, host: str, task: str) -> None:
         """The container dies; its port stays on the switch, as it does on a real one."""
         self.hosts[host].containers[task].alive = False
@@ -159,13 +175,12 @@ class MemoryHosts:
         for host in self.hosts.values():
             for port in host.ports.values():
                 own = host is asking and port.instance == instance
-                if (
-                    address in port.addresses
-                    and not own
-                    and host.name not in self.silent
-                    and host.alive(port)
-                ):
-                    found.add(_mac_for(port.address))
+                heard = host.name not in self.silent and host.alive(port)
+                if address in port.addresses and not own and heard:
+                    found.add(port.mac)
+            for wired in host.wired.values():
+                if address in wired.addresses and host.name not in self.silent and host.alive(wired):
+                    found.add(wired.mac)
         return found
 
     async def prepare(self, host: str) -> None:
@@ -215,13 +230,9 @@ class _Play:
         single = {
             "fabric": lambda order: self._ways(order, self._host.ways.fabric),
             "gateway": lambda order: self._ways(order, self._host.ways.gateway),
-            "detach": self._detach,
-            "detect": self._detect,
-            "write": self._write,
-            "probe": self._probe,
-            "observe": self._observe,
-            "check": self._check,
-        }[kind]
+            "detach": self._detach, "adopt": self._adopt, "detect": self._detect, "write": self._write,
+            "probe": self._probe, "observe": self._observe, "check": self._check, "survey": self._survey,
+        }[kind]  # fmt: skip
         return [self._guarded(single, order) for order in orders]
 
     def _guarded(self, act: Callable[[Operation], Answer], order: Operation) -> Answer:
@@ -257,6 +268,9 @@ class _Play:
 
     def _attach_one(self, order: Operation) -> Answer:
         container = self._running(order)
+        for wired in self._host.wired.values():
+            if wired.start == container.start and wired.is_in_network_of(order):
+                raise _Refused("the container already has an address there; `mooring adopt` takes it over")
         self._check_sequence()
         wanted = self._port(order, container)
         keep = next((port for port in self._host.ports.values() if _same_seat(port, wanted)), None)
@@ -266,7 +280,7 @@ class _Play:
         gone = [port for port in self._host.ports.values() if port != keep and _superseded(port, wanted)]
         self._check_ports([*gone, *([keep] if keep else [])])
         name = keep.name if keep else f"mo{next(self._numbers):013x}"
-        wanted = replace(wanted, name=name)
+        wanted = replace(wanted, name=name, adopted_mac=keep.adopted_mac if keep else None)
         self._leave_mark()
         for port in gone:
             del self._host.ports[port.name]
@@ -274,6 +288,27 @@ class _Play:
         removed = sorted(port.name for port in gone)
         return {"port": name, "address": wanted.address, "address6": wanted.address6, "removed": removed,
                 "container": container.start, "changed": keep != wanted or bool(gone)}  # fmt: skip
+
+    def _adopt(self, order: Operation) -> Answer:
+        container, host, name = self._running(order), self._host, str(order["port"])
+        if order["container"] != container.start:
+            raise _Retry("the container was started anew since it was surveyed; look again")
+        self._check_sequence()
+        done, wired = host.ports.get(name), host.wired.get(name)
+        wanted = replace(self._port(order, container), name=name)
+        if why := objection(order, wanted, host.ports, wired):
+            raise _Refused(why)
+        self._leave_mark()
+        if done is not None:
+            kept = {key: getattr(done, key) for key in ("adopted_mac", "inside", "rate_out", "rate_in")}
+            host.ports[name] = replace(wanted, **kept)
+        elif wired is not None:
+            host.ports[name] = replace(wanted, adopted_mac=host.wired.pop(name).mac)
+        return {"port": name, "address": wanted.address, "mac": host.ports[name].mac,
+                "changed": done != host.ports[name]}  # fmt: skip
+
+    def _survey(self, order: Operation) -> Answer:
+        return {"containers": survey_of(filter(self._host.alive, self._host.wired.values()))}
 
     def _check_wire(self, wanted: MemoryPort) -> None:
         answers = {one: self._wire.answers(self._host, one, wanted.instance) for one in wanted.addresses}
@@ -355,7 +390,7 @@ class _Play:
         files_epoch = max(writers, default=0)
         return {"ports": ports, "bridge_epoch": self._host.epoch, "files_epoch": files_epoch,
                 "orphans": [{"device": name, **told} for name, told in self._host.orphans.items()],
-                "fixtures": self._host.ways.names(), "changed": raised}  # fmt: skip
+                "leftovers": [], "fixtures": self._host.ways.names(), "changed": raised}  # fmt: skip
 
     def _check(self, order: Operation) -> Answer:
         return facts_in_memory(self._host.name, len(self._host.ports))
@@ -365,7 +400,7 @@ class _Play:
                 "epoch", "vlan", "rate_out", "rate_in")  # fmt: skip
         alive = self._host.alive(port)
         return {"port": port.name, "container": port.start, "alive": alive, "device": alive,
-                "barred": list(port.barred),
+                "adopted": port.adopted_mac is not None, "barred": list(port.barred),
                 **{key: getattr(port, key) for key in told}}  # fmt: skip
 
     # -- containers
@@ -438,14 +473,6 @@ class _Play:
 
 def _same_seat(port: MemoryPort, wanted: MemoryPort) -> bool:
     return (port.start, port.address, port.instance) == (wanted.start, wanted.address, wanted.instance)
-
-
-def _mac_for(address: str) -> str:
-    """As the module gives them: 02:00 and the octets of IPv4, 06:00 and a hash of IPv6."""
-    number = ip_address(address)
-    if number.version == 4:
-        return (b"\x02\x00" + number.packed).hex(":")
-    return (b"\x06\x00" + sha256(number.packed).digest()[:4]).hex(":")
 
 
 def _spared(port: MemoryPort) -> Mapping[str, Any]:

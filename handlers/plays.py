@@ -40,16 +40,19 @@ class Flying:
     """How plays are run.
 
     `inventory` is Ansible's, and may set `mooring_database`, `mooring_engine`, `mooring_state_dir` and
-    `mooring_helper_dir` for hosts that differ.  `owner` and `bridge` are what the module needs to know its
-    own ports.  A play is ended after `timeout_s`; `grace_s` is the time it then has to end by itself.
-    `parallel` bounds the plays in flight; a quarter as many may be in flight besides, for hosts whose last
-    play gave no results, so that hosts which hang never take all of them.
+    `mooring_helper_dir` for hosts that differ, and `mooring_wiring` for those that are not wired as `wiring`
+    says.  `owner` and `bridge` are what the module needs to know its own ports.  A play is ended after
+    `timeout_s`; `grace_s` is the time it then has to end by itself.  `parallel` bounds the plays in flight; a
+    quarter as many may be in flight besides, for hosts whose last play gave no results, so that hosts which
+    hang never take all of them.
     """
 
     inventory: Path
     owner: str
     bridge: str
     helper_dir: str = HELPER_DIR
+    wiring: str = "native"
+    clean_pipework: bool = False
     playbook_dir: Path = PLAYBOOK_DIR
     timeout_s: float = 60.0
     connect_timeout_s: int = 5
@@ -68,6 +71,8 @@ class Flying:
             "mooring_bridge": self.bridge,
             "mooring_helper_version": helper_version,
             "mooring_usual_helper_dir": self.helper_dir,
+            "mooring_usual_wiring": self.wiring,
+            "mooring_clean_pipework": self.clean_pipework,
         }
 
     def environment(self, work_dir: Path) -> dict[str, str]:

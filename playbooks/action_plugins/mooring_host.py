@@ -21,10 +21,12 @@ import struct
 
 from ansible import constants
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
 _LENGTH = struct.Struct("!I")
 _OWN = ("channel", "helper", "helper_version", "operations", "operations_base64")
+_BOOLEAN = ("clean_pipework",)
 _LONGEST_REASON = 2000
 # Python's own status for a script that does not exist, the program's for another version, the shell's for an
 # interpreter that cannot be run (the module will say so in its own words).
@@ -40,7 +42,7 @@ class ActionModule(ActionBase):
         self._vars = task_vars
         self._helper = None if self._task.check_mode else arguments.get("helper")
         self._version = arguments.get("helper_version", "")
-        self._settings = {key: value for key, value in arguments.items() if key not in _OWN}
+        self._settings = _settings(arguments)
         if "channel" not in arguments:
             self._settings["epoch"] = int(self._settings["epoch"])
             return {**result, **self._carry(self._settings, _operations(arguments))}
@@ -134,6 +136,12 @@ class _Frames:
                 return None
             data += part
         return bytes(data)
+
+
+def _settings(arguments):
+    """What the program is told about the host; a template may have made text of what is true or false."""
+    settings = {key: value for key, value in arguments.items() if key not in _OWN}
+    return {key: boolean(value) if key in _BOOLEAN else value for key, value in settings.items()}
 
 
 def _operations(arguments):

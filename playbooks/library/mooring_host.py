@@ -31,8 +31,8 @@ options:
     required: true
   operations:
     description:
-      - The operations, each with C(id) and C(op) (attach, detach, detect, observe, write, probe, check,
-        fabric or gateway).
+      - The operations, each with C(id) and C(op) (attach, adopt, detach, detect, observe, survey, write,
+        probe, check, fabric or gateway).
     type: list
     elements: dict
   operations_base64:
@@ -51,6 +51,16 @@ options:
     description: Directory for what must outlive a call, best on a file system that a reboot empties.
     type: str
     default: /run/mooring
+  wiring:
+    description:
+      - How a new port is made, C(native) or C(pipework), which has the program of that name make it. For
+        anything else an attach is refused.
+    type: str
+    default: native
+  clean_pipework:
+    description: Whether ports and links that pipework left behind are removed although they carry no mark.
+    type: bool
+    default: false
 author:
   - Mooring
 """
@@ -116,6 +126,8 @@ ARGUMENTS = {
     "database": {"type": "str", "default": "/var/run/openvswitch/db.sock"},
     "engine": {"type": "str", "default": "/var/run/docker.sock"},
     "state_dir": {"type": "str", "default": "/run/mooring"},
+    "wiring": {"type": "str", "default": "native"},
+    "clean_pipework": {"type": "bool", "default": False},
 }
 
 

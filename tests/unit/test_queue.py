@@ -238,3 +238,46 @@ async def _random_run(chance: random.Random) -> None:
     assert (queue.depth(), queue.delayed(), queue.processing()) == (0, 0, 0)
     await queue.drain()
     await asyncio.gather(*workers)
+
+
+async def test_a_held_key_meets_no_worker_and_is_worked_on_afterwards(queue: WorkQueue[str]) -> None:
+    queue.add("a")
+    async with queue.held("a"):
+        queue.add("b")
+        assert await queue.get() == "b"
+        taken = asyncio.create_task(queue.get())
+        await settle()
+        queue.add("a")
+        await settle()
+        assert not taken.done()
+        queue.done("b")
+    assert await taken == "a"
+    queue.done("a")
+    assert queue.depth() == 0
+
+
+async def test_who_holds_a_key_waits_for_its_worker(queue: WorkQueue[str]) -> None:
+    queue.add("a")
+    await queue.get()
+    order: list[str] = []
+
+    async def hold(name: str) -> None:
+        async with queue.held("a"):
+            order.append(name)
+            await settle()
+            order.append(name)
+
+    holders = [asyncio.create_task(hold(name)) for name in ("one", "two")]
+    await settle()
+    assert order == []
+    queue.done("a")
+    await asyncio.gather(*holders)
+    assert order in (["one", "one", "two", "two"], ["two", "two", "one", "one"])
+
+
+async def test_a_holder_counts_as_at_work_when_the_queue_drains(queue: WorkQueue[str]) -> None:
+    async with queue.held("a"):
+        drained = asyncio.create_task(queue.drain())
+        await settle()
+        assert not drained.done()
+    await drained

@@ -1,6 +1,6 @@
 """Attach any number of containers to the switch, with one transaction for all of them.
 
-    1. resolve     find each container, open its namespace, refuse the host's
+    1. resolve     find each container, open its namespace, refuse the host's and one that others have wired
     2. detect      where asked, probe the wire: an address that somebody else answers on is not attached
     3. read        our ports, the host's devices, the container's interface; refuse a stale epoch
     4. plan        keep, update, replace or create (see planning)
@@ -9,6 +9,10 @@
     7. guard       the rules of every port, read back; only then the host's end comes up (see isolation)
     8. configure   offload, address, link up, routes; read everything back
     9. clean up    a container that failed or died on the way leaves neither port, rules nor device
+
+Where the host is wired by pipework, that program does step 5 and makes the port, behind a transaction of its
+own that removes what is superseded (see `pipework`); step 6 then writes our marks on what it made.  Its
+device is up from the beginning, so there step 7 comes as soon after as it can, and before the answer.
 
 A job that fails at any step leaves the batch and the others go on.  If the switch changed between 3 and 6,
 the links are taken back and everything is planned anew; if the switch refuses the batch, each job is tried
@@ -30,7 +34,9 @@ from .links import ContainerLinks
 from .netlink import Link
 from .orders import Attach
 from .ovsdb import OvsdbRejected, OvsdbStale
+from .pipework import WIRING, check_wiring, wire_all
 from .planning import addresses_of, marks_for, same_seat
+from .survey import refuse_others_wiring
 from .switch import Switch
 
 ATTEMPTS = 4
@@ -58,6 +64,7 @@ def attach(host: Host, orders: list[Attach]) -> list[Result]:
 def _resolve(host: Host, order: Attach, seats: set[object]) -> Job | Result:
     """Step 1; a second order for the same address or the same interface of a task is refused."""
     try:
+        check_wiring(host.settings.wiring)
         asked = [*(address for address, _ in order.addresses), (order.task_id, order.interface)]
         for seat in asked:
             if seat in seats:
@@ -71,8 +78,15 @@ def _resolve(host: Host, order: Attach, seats: set[object]) -> Job | Result:
             raise
     except FAILURES as error:
         return failure(order.id, error)
+    job = Job(order, container, namespace, inside)
+    try:
+        # Before the wire is asked: there the container itself would answer.
+        refuse_others_wiring(inside, order, host.settings.owner)
+    except FAILURES as error:
+        job.close()
+        return failure(order.id, error)
     seats.update(asked)
-    return Job(order, container, namespace, inside)
+    return job
 
 
 def _detect(host: Host, jobs: list[Job]) -> None:
@@ -136,10 +150,12 @@ def _attempt(host: Host, jobs: list[Job]) -> None:
         set_limits(host, going)
         each(going, finish)
         return
-    linked = each(going, partial(link, host))
-    drop_links(host, [job for job in going if job.result is not None])
     try:
+        if host.settings.wiring == WIRING:
+            switch = wire_all(host, switch, devices, going)
+        linked = each(going, partial(link, host))
+        drop_links(host, [job for job in going if job.result is not None])
         commit_and_configure(host, switch, linked)
     except FAILURES:
-        drop_links(host, linked)
+        drop_links(host, going)
         raise

@@ -47,6 +47,10 @@ class Job(Protocol):
     def port(self) -> str:
         """Its port on the switch."""
 
+    @property
+    def interface(self) -> str:
+        """What the container calls it."""
+
 
 @dataclass
 class _Share:
@@ -205,7 +209,7 @@ class _Limiter:
         with share.job.namespace.entered():
             qdiscs = Qdiscs()
         try:
-            link = qdiscs.links().get(share.job.order.interface)
+            link = qdiscs.links().get(share.job.interface)
             if link is None:
                 raise Retry("the container stopped while its bandwidth was being limited")
             self._shape(share, qdiscs, qdiscs.shapes(), link.index, link.mtu, share.rates.out)

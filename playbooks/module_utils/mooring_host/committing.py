@@ -1,7 +1,8 @@
 """Attach, steps 6 to 9: the transaction, the guards, the container's end, and taking back what failed.
 
 The order is the promise: a port's guards have been read back from the switch before its host end comes up,
-and the container's end comes up last, because only then does the kernel announce the address.
+and the container's end comes up last, because only then does the kernel announce the address.  A port that
+pipework made is up already; its marks and, from these, its guards follow as soon as it is known.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from .isolation import Isolation, isolate
 from .jobs import Job, each, ended, fail_all
 from .linking import drop_links
 from .links import differences
+from .pipework import mend
 from .planning import port_number
 from .switch import Switch
 
@@ -29,7 +31,9 @@ def commit_and_configure(host: Host, switch: Switch, jobs: list[Job]) -> None:
         assert job.plan is not None
         for port in job.plan.supersede:
             transaction.remove(port)
-        if job.plan.create is not None:
+        if job.made is not None:
+            transaction.update(job.made, job.plan.tag, job.plan.marks)
+        elif job.plan.create is not None:
             number = port_number(job.plan.create, numbers)
             numbers.add(number)
             transaction.add(job.plan.create, job.plan.tag, job.plan.marks, ofport_request=number)
@@ -55,7 +59,7 @@ def _after_commit(host: Host, jobs: list[Job], wanted: int | None) -> None:
     _guard(host, each(jobs, partial(_check_port, switch)))
     set_limits(host, [job for job in jobs if job.result is None])
     each(jobs, partial(_raise, host))
-    each(jobs, _configure)
+    each(jobs, partial(_configure, host))
     created = [job for job in jobs if job.linked]
     announce_later([one for job in created if ended(job).status == "done" for one in _announcements(job)])
     _clean_up(host, [job for job in created if ended(job).status != "done"])
@@ -94,7 +98,7 @@ def _raise(host: Host, job: Job) -> None:
         host.netlink.set_link(job.port, up=True)
 
 
-def _configure(job: Job) -> None:
+def _configure(host: Host, job: Job) -> None:
     """Step 8 for one job."""
     assert job.wanted is not None
     if job.idle:
@@ -104,6 +108,9 @@ def _configure(job: Job) -> None:
     view = job.inside.view(job.wanted.name, families)
     if view is None:
         raise Retry("the container stopped while it was being attached")
+    if job.made is not None:
+        mend(host, job.made, job.inside, view, job.wanted)
+        view = job.inside.view(job.wanted.name, families) or view
     job.inside.configure(view, job.wanted)
     view = job.inside.view(job.wanted.name, families)
     left = differences(view, job.wanted) if view is not None else ["everything: the interface vanished"]
@@ -122,7 +129,7 @@ def finish(job: Job) -> None:
         "address": str(job.order.address),
         "address6": job.order.address6 and str(job.order.address6),
         "container": job.container.incarnation,
-        "removed": sorted(port.name for port in job.plan.supersede),
+        "removed": sorted({*job.cleared, *(port.name for port in job.plan.supersede)}),
     }
     job.result = Result(job.order.id, "done", changed=job.limited or not job.idle, details=details)
 

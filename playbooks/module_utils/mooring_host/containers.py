@@ -104,6 +104,11 @@ class Engine:
             raise Retry(f"no running container carries the label {TASK_LABEL}={task_id}")
         return max(found, key=lambda container: container.started_at)
 
+    def containers(self) -> list[Container]:
+        """Every running container that carries a task id."""
+        found = map(self._inspect, [item["Id"] for item in self._list()])
+        return [container for container in found if container is not None]
+
     def _list(self) -> list[dict[str, Any]]:
         if self._silent is not None:
             raise self._silent  # a hanging engine must cost a call its time once, not once for each operation

@@ -36,7 +36,7 @@ from .links import mac_for, silence_host_end
 from .netlink import Address, mac_bytes
 from .orders import Attach, Detect
 from .ovsdb import OvsdbStale
-from .planning import addresses_of
+from .planning import MAC_MARK, addresses_of
 from .switch import Port, Switch
 from .wire import Heard, frame_for, read_frame
 
@@ -127,8 +127,13 @@ def _answer(
     """Who answered on one address: MACs of strangers, and ports of ours that are another instance's."""
     same_address = [port for port in switch.ports.values() if str(address) in addresses_of(port.marks)]
     ours = [port for port in same_address if port.marks.get("instance") != order.instance]
-    known = {mac_for(order.address)} if same_address else set()
+    known = {_mac_of(order, port) for port in same_address}
     return sorted(sighting.using - known), ours if sighting.using & known else []
+
+
+def _mac_of(order: Attach, port: Port) -> str:
+    """What a port of ours with an address of the order answers with; one that was adopted has its own."""
+    return port.marks.get(MAC_MARK) or mac_for(order.address)
 
 
 def _conflict(order: Attach, found: Mapping[Address, tuple[list[str], list[Port]]]) -> Result:
@@ -139,7 +144,7 @@ def _conflict(order: Attach, found: Mapping[Address, tuple[list[str], list[Port]
     details = {
         "address": str(order.address),
         "answered_on": [str(address) for address in answered],
-        "answered_by": strangers or [mac_for(order.address)],
+        "answered_by": strangers or sorted({_mac_of(order, port) for port in ours.values()}),
         "ours": [{"port": port.name, **port.marks} for port in ours.values()],
     }
     where = " and ".join(map(str, answered))

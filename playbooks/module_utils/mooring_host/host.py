@@ -16,7 +16,7 @@ from .netlink import Link, Netlink
 from .openflow import OpenFlow
 from .ovsdb import Ovsdb, OvsdbRejected, OvsdbUnreachable
 from .planning import instance_mark
-from .switch import Port, Switch, Transaction, read_switch
+from .switch import Placed, Port, Switch, Transaction, read_all_ports, read_switch
 
 APPLY_TIMEOUT_S = 5.0
 
@@ -33,6 +33,8 @@ class Settings:
     database: str = "/var/run/openvswitch/db.sock"
     engine: str = "/var/run/docker.sock"
     state_dir: str = "/run/mooring"
+    wiring: str = "native"  # or "pipework" (see that module)
+    clean_pipework: bool = False  # whether leftovers of pipework without any mark may be removed
 
 
 @dataclass
@@ -100,6 +102,10 @@ class Host:
     def switch(self) -> Switch:
         """Read the bridge and our ports."""
         return read_switch(self.database, self.settings.bridge, self.settings.owner)
+
+    def all_ports(self) -> dict[str, Placed]:
+        """Every port of every bridge by name, whoever it belongs to."""
+        return read_all_ports(self.database)
 
     def change(self, switch: Switch) -> Transaction:
         """Begin to change ports; raises an OperationError if this call was overtaken."""

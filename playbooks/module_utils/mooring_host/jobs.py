@@ -6,7 +6,7 @@ A job ends when it has a result.  A step that fails ends its own job only; the o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .containers import Container
 from .host import FAILURES, Result, failure
@@ -14,6 +14,7 @@ from .links import ContainerLinks, Interface, View
 from .namespaces import NetworkNamespace
 from .orders import Attach
 from .planning import Plan
+from .switch import Port
 
 
 @dataclass
@@ -30,6 +31,8 @@ class Job:
     idle: bool = False  # nothing differs
     down: bool = False  # its port is there, and the device was left down
     linked: bool = False
+    made: Port | None = None  # by pipework
+    cleared: list[str] = field(default_factory=list)  # ports that went before it ran
     limited: bool = False  # a limit of its bandwidth was changed
     result: Result | None = None
 
@@ -38,6 +41,11 @@ class Job:
         """The name of its port."""
         assert self.plan is not None
         return self.plan.create or (self.plan.keep.name if self.plan.keep else "")
+
+    @property
+    def interface(self) -> str:
+        """What its interface is called; one that was taken over keeps the name it had."""
+        return self.order.interface if self.wanted is None else self.wanted.name
 
     def close(self) -> None:
         """Let go of the namespace."""

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .namespaces import NetworkNamespace
-from .netlink import ROUTE_PROTOCOL, Address, Link, Netlink, Route
+from .netlink import ROUTE_PROTOCOL, RTPROT_KERNEL, RTPROT_UNSPEC, Address, Link, Netlink, Route
 
 SIOCETHTOOL = 0x8946
 ETHTOOL_GTXCSUM, ETHTOOL_STXCSUM = 0x16, 0x17
@@ -143,9 +143,40 @@ class ContainerLinks:
         self._netlink.close()
         self._ioctl.close()
 
+    def __enter__(self) -> ContainerLinks:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def links(self) -> dict[str, Link]:
         """All devices of the container by name."""
         return self._netlink.links()
+
+    def addresses(self, index: int) -> list[tuple[Address, int]]:
+        """(address, prefix length) of every address of one of its devices."""
+        return self._netlink.addresses(index)
+
+    def routes(self, index: int) -> dict[Route, int]:
+        """The routes that leave through one of its devices, with their protocol numbers."""
+        return self._netlink.routes(index)
+
+    def set_alias(self, name: str, alias: str) -> None:
+        """Leave our mark on a device; its traffic goes on."""
+        self._netlink.set_link(name, alias=alias)
+
+    def take_routes(self, view: View, wanted: Interface) -> None:
+        """Make the routes of an interface ours that another program of our bidding has just made.
+
+        What is not wanted goes, what is wanted is known by its protocol from now on; the kernel's own stay.
+        """
+        for route, protocol in view.routes.items():
+            if protocol in (RTPROT_KERNEL, ROUTE_PROTOCOL):
+                continue
+            if route in wanted.routes:
+                self._netlink.replace_route(view.link.index, route)
+            else:
+                self._netlink.delete_route(view.link.index, route, protocol=RTPROT_UNSPEC)
 
     def delete(self, name: str) -> None:
         """Delete a device of the container, and with it its peer on the host."""

@@ -51,6 +51,12 @@ class NetworkNamespace:
         status = os.fstat(self.descriptor)
         self.identity = (status.st_dev, status.st_ino)
 
+    def __enter__(self) -> NetworkNamespace:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Let go of the namespace; a second call does nothing."""
         if self.descriptor >= 0:

@@ -24,12 +24,14 @@ Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]  # noqa: UP007
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
+RTM_GETNSID = 90
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLA_F_NESTED = 0x8000
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_LINKINFO = 1, 3, 4, 5, 18
-IFLA_IFALIAS, IFLA_NET_NS_FD = 20, 28
+IFLA_IFALIAS, IFLA_NET_NS_FD, IFLA_LINK_NETNSID = 20, 28, 37
+NETNSA_NSID, NETNSA_FD = 1, 3
 IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST = 1, 2, 4
 IFA_F_NODAD = 0x02
@@ -39,12 +41,16 @@ RTNH_F_ONLINK = 4
 IFF_UP = 1
 # Our routes are recognised by their protocol number, as those of a routing daemon are; others stay untouched.
 ROUTE_PROTOCOL = 77
+RTPROT_UNSPEC, RTPROT_KERNEL = 0, 2
 REPLY_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
 class Link:
-    """One network device as the kernel describes it; `peer` is the other end's index for a veth."""
+    """One network device as the kernel describes it.
+
+    `peer` is the other end's index for a veth, in the namespace with the number `beyond`; None: in the same.
+    """
 
     index: int
     name: str
@@ -53,6 +59,7 @@ class Link:
     mtu: int
     peer: int | None
     alias: str
+    beyond: int | None = None
 
 
 @dataclass(frozen=True)
@@ -155,7 +162,15 @@ class Netlink:
             mtu=struct.unpack("=I", found.get(IFLA_MTU, b"\0\0\0\0"))[0],
             peer=struct.unpack("=i", found[IFLA_LINK])[0] if IFLA_LINK in found else None,
             alias=found.get(IFLA_IFALIAS, b"").rstrip(b"\0").decode(errors="replace"),
+            beyond=struct.unpack("=i", found[IFLA_LINK_NETNSID])[0] if IFLA_LINK_NETNSID in found else None,
         )
+
+    def number_of(self, namespace: int) -> int:
+        """By which number this namespace knows another one (a descriptor); -1: no device here leads there."""
+        body = struct.pack("=B3x", 0) + attribute(NETNSA_FD, struct.pack("=I", namespace))
+        for answer in self._request(RTM_GETNSID, 0, body):
+            return int(struct.unpack("=i", attributes(answer[4:])[NETNSA_NSID])[0])
+        return -1
 
     def create_veth(self, name: str, peer: str, namespace: int, mac: str, mtu: int | None) -> None:
         """Create `name` here and `peer` inside `namespace` (a descriptor), both down."""
@@ -250,18 +265,18 @@ class Netlink:
         """Set the route, replacing another to its destination; the gateway may lie outside our subnet."""
         self._change(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, self._route(index, route))
 
-    def delete_route(self, index: int, route: Route) -> None:
-        """Remove exactly this route."""
-        self._change(RTM_DELROUTE, 0, self._route(index, route))
+    def delete_route(self, index: int, route: Route, protocol: int = ROUTE_PROTOCOL) -> None:
+        """Remove exactly this route; of another protocol than ours if asked (RTPROT_UNSPEC: any)."""
+        self._change(RTM_DELROUTE, 0, self._route(index, route, protocol))
 
     @staticmethod
-    def _route(index: int, route: Route) -> bytes:
+    def _route(index: int, route: Route, protocol: int = ROUTE_PROTOCOL) -> bytes:
         scope = RT_SCOPE_UNIVERSE if route.via or route.to.version == 6 else RT_SCOPE_LINK
         flags = RTNH_F_ONLINK if route.via else 0
         body = struct.pack(
             "=BBBBBBBBI",
             _family(route.to), route.to.prefixlen, 0, 0,
-            RT_TABLE_MAIN, ROUTE_PROTOCOL, scope, RTN_UNICAST, flags,
+            RT_TABLE_MAIN, protocol, scope, RTN_UNICAST, flags,
         )  # fmt: skip
         body += attribute(RTA_OIF, struct.pack("=I", index))
         if route.to.prefixlen:

@@ -18,11 +18,12 @@ from .fixtures import read_fixtures
 from .gateway import KIND as GATEWAY
 from .host import FAILURES, Host, Result
 from .isolation import Isolation, inspect, isolate
+from .leftovers import leftovers
 from .limits import UNLIMITED, Rates
 from .netlink import Link
 from .orders import Observe
 from .ovsdb import OvsdbStale
-from .planning import alias_prefix
+from .planning import ADOPTED_MARK, alias_prefix
 from .switch import Port, Switch, number
 from .tellings import Tellings
 
@@ -30,7 +31,8 @@ ATTEMPTS = 4
 
 
 def observe(host: Host, order: Observe) -> Result:
-    """Report our ports, devices without a port, and the epochs that the bridge and our files have seen."""
+    """Report our ports, devices without a port, the epochs that the bridge and our files have seen, and what
+    pipework left behind."""
     raised = order.fence and _raise_fence(host)
     isolation, problem = _isolation(host, mend=order.fence and not host.settings.check)
     switch, devices = host.switch(), host.devices()
@@ -49,6 +51,7 @@ def observe(host: Host, order: Observe) -> Result:
         "files_epoch": Tellings(host.settings.state_dir, host.settings.owner).newest_epoch(),
         "ports": sorted(ports, key=lambda port: str(port["port"])),
         "orphans": _orphans(switch, devices, host.settings.owner),
+        "leftovers": leftovers(host, switch, devices),
         "isolation": {"fail_mode": isolation.fail_mode, "reason": problem or isolation.reason},
         "fixtures": sorted(
             fixture.port.name for kind in (FABRIC, GATEWAY) for fixture in read_fixtures(host, switch, kind)
@@ -101,6 +104,7 @@ def _describe(port: Port, devices: dict[str, Link], alive: set[str], rates: Rate
         "epoch": port.epoch,
         "interface": marks.get("interface", ""),
         "container": marks.get("container", ""),
+        "adopted": ADOPTED_MARK in marks,
         "vlan": port.tag,
         "barred": marks.get("barred", "").split(),
         "device": port.name in devices,

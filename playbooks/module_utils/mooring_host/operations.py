@@ -1,9 +1,9 @@
 """One call: any number of operations on one host, each with a result of its own, in the order asked.
 
-Operations of a kind are done together, kinds in this order: fabric, gateway, detach, detect, attach, write,
-probe, observe, check.  The ways between hosts come first, because what is attached wants to be heard on them;
-removing comes before adding, because a call may take an address from one container and give it to another;
-observing comes late, because it shall report what the others did.
+Operations of a kind are done together, kinds in this order: fabric, gateway, detach, adopt, detect, attach,
+write, probe, observe, check, survey.  The ways between hosts come first, because what is attached wants to be
+heard on them; removing comes before adding, because a call may take an address from one container and give it
+to another; observing comes late, because it shall report what the others did.
 
 Calls that change ports or files take turns (see `turns`), and may carry a number, by which a call that was
 overtaken is turned away: the switch keeps it for ports (see `switch`), a record for each file (`tellings`).
@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from .adopt import adopt
 from .attach import attach
 from .capabilities import check
 from .detach import detach
@@ -28,8 +29,10 @@ from .errors import OperationError
 from .fabric import fabric
 from .gateway import gateway
 from .host import FAILURES, Host, Result, Settings, failure
+from .leftovers import collect
 from .observe import observe
 from .orders import (
+    Adopt,
     Attach,
     Check,
     Detach,
@@ -39,11 +42,13 @@ from .orders import (
     Observe,
     Order,
     Probe,
+    Survey,
     Write,
     parse,
 )
 from .probing import probe
 from .reloads import write
+from .survey import survey
 from .turns import PORTS, my_turn
 from .upkeep import keep_up_limits
 
@@ -70,7 +75,7 @@ def perform(settings: Settings, operations: Sequence[Mapping[str, Any]]) -> list
 
 
 def _wire(host: Host, orders: Mapping[int, Order]) -> dict[int, Result]:
-    """Whatever changes ports, when it is this call's turn."""
+    """Whatever changes ports, when it is this call's turn; then tidy up."""
     wiring = {index: order for index, order in orders.items() if isinstance(order, _WIRING)}
     if not wiring:
         return {}
@@ -88,6 +93,7 @@ def _tidy_up(host: Host) -> None:
     if not host.settings.check:
         with contextlib.suppress(*FAILURES):
             keep_up_limits(host)
+        collect(host)
 
 
 def _perform(host: Host, kinds: Kinds, orders: Mapping[int, Order]) -> dict[int, Result]:
@@ -124,13 +130,20 @@ def _singly(act: Callable[[Host, Any], Result]) -> Callable[[Host, Any], list[Re
     return each
 
 
-_WIRING = (Fabric, Gateway, Detach, Detect, Attach)
-_PORTS = (Fabric, Gateway, Detach, Attach, Observe)
+_WIRING = (Fabric, Gateway, Detach, Adopt, Detect, Attach)
+_PORTS = (Fabric, Gateway, Detach, Adopt, Attach, Observe)
 _FIRST: Kinds = [
     (Fabric, _singly(fabric)),
     (Gateway, _singly(gateway)),
     (Detach, detach),
+    (Adopt, adopt),
     (Detect, detect),
     (Attach, attach),
 ]
-_THEN: Kinds = [(Write, write), (Probe, probe), (Observe, _singly(observe)), (Check, _singly(check))]
+_THEN: Kinds = [
+    (Write, write),
+    (Probe, probe),
+    (Observe, _singly(observe)),
+    (Check, _singly(check)),
+    (Survey, _singly(survey)),
+]

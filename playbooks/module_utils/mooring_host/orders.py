@@ -20,6 +20,7 @@ MAX_CONTENT_BYTES = 1 << 20
 MAX_TEXT = 1024
 MAX_BARRED = 1024
 _INTERFACE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,14}")
+_DEVICE = re.compile(r"[^\s/]{1,15}")  # of a port that others may have named
 _SIGNAL = re.compile(r"(SIG)?[A-Z][A-Z0-9]{1,9}")
 _MODE = re.compile(r"0?[0-7]{3}")
 
@@ -53,6 +54,41 @@ class Attach:
         """Each address with its prefix length, the leased one first."""
         first = (self.address, self.prefix)
         return (first,) if self.address6 is None else (first, (self.address6, self.prefix6))
+
+
+@dataclass(frozen=True)
+class Adopt:
+    """Put our marks on a port that somebody else has made for the container of a task."""
+
+    id: str
+    task_id: str
+    app: str
+    slot: str
+    instance: str
+    address: Address
+    prefix: int
+    vlan: int | None  # what the port has, or the order is refused
+    generation: int
+    interface: str  # as it is called in the container
+    port: str
+    container: str  # which start of it was seen
+    sequence: int
+    barred: tuple[Network, ...] = ()  # what it may not reach
+    address6: Address | None = None  # a second address, of IPv6, that the interface has as well
+    prefix6: int = 0
+
+    @property
+    def addresses(self) -> tuple[tuple[Address, int], ...]:
+        """Each address with its prefix length, the one that is taken over first."""
+        first = (self.address, self.prefix)
+        return (first,) if self.address6 is None else (first, (self.address6, self.prefix6))
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Tell the containers that have an address on a port which is not ours."""
+
+    id: str
 
 
 @dataclass(frozen=True)
@@ -156,7 +192,7 @@ class Gateway:
 
 
 # Union and not |, because this is evaluated at run time and hosts may run Python 3.9.
-Order = Union[Attach, Detach, Detect, Observe, Write, Probe, Check, Fabric, Gateway]  # noqa: UP007
+Order = Union[Attach, Adopt, Detach, Detect, Observe, Survey, Write, Probe, Check, Fabric, Gateway]  # noqa: UP007
 
 
 def parse(order: Mapping[str, Any]) -> Order:
@@ -194,6 +230,32 @@ def _attach(order: Mapping[str, Any]) -> Attach:
     )
 
 
+def _adopt(order: Mapping[str, Any]) -> Adopt:
+    address, address6 = _address(order, "address"), _second(order)
+    return Adopt(
+        id=_text(order, "id"),
+        task_id=_text(order, "task_id"),
+        app=_text(order, "app"),
+        slot=str(_number(order, "slot", 0, 1 << 31)),
+        instance=_text(order, "instance"),
+        address=address,
+        prefix=_number(order, "prefix", 1, address.max_prefixlen),
+        vlan=_vlan(order),
+        generation=_number(order, "generation", 0, 1 << 62),
+        interface=_text(order, "interface"),
+        port=_text(order, "port"),
+        container=_text(order, "container"),
+        sequence=_sequence(order),
+        barred=_networks(order, "barred"),
+        address6=address6,
+        prefix6=0 if address6 is None else _number(order, "prefix6", 1, 128),
+    )
+
+
+def _survey(order: Mapping[str, Any]) -> Survey:
+    return Survey(str(order.get("id", "")))
+
+
 def _second(order: Mapping[str, Any]) -> Address | None:
     """The IPv6 address that an IPv4 address is paired with, if it is."""
     if order.get("address6") is None:
@@ -223,7 +285,7 @@ def _vlan(order: Mapping[str, Any]) -> int | None:
 
 
 def _detach_dead(order: Mapping[str, Any]) -> Detach:
-    port = _matching(order, "port", _INTERFACE, "")
+    port = _matching(order, "port", _DEVICE, "")
     container = None if order.get("container") is None else _text(order, "container")
     return Detach(_text(order, "id"), None, None, None, _sequence(order), port, container)
 
@@ -324,9 +386,11 @@ def _tables(order: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
 
 _PARSERS: dict[str, Callable[[Mapping[str, Any]], Order]] = {
     "attach": _attach,
+    "adopt": _adopt,
     "detach": _detach,
     "detect": _detect,
     "observe": _observe,
+    "survey": _survey,
     "write": _write,
     "probe": _probe,
     "check": _check,

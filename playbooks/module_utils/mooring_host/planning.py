@@ -9,7 +9,7 @@ Attach, for one container and interface:
     no                                       -                   -                  create
 
 Whatever the case, every other port of ours is superseded that carries one of its addresses, or that belongs
-to the same instance and to another start of its container or to the same interface.
+to the same instance and to another start of its container or to the same interface, or was taken over.
 
 Port names hash the owner, the container and the moment it started: Open vSwitch loses all traffic of a
 device that vanished and came back under the name of a port it still has.  For the same reason a replaced
@@ -29,11 +29,12 @@ import hashlib
 from collections.abc import Container as Collection
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Union
 
 from .errors import Retry, Stale
 from .guards import FIRST_NUMBER, LAST_NUMBER
 from .links import mac_for
-from .orders import Attach, Detach
+from .orders import Adopt, Attach, Detach
 from .switch import Port, Switch
 
 
@@ -58,13 +59,28 @@ class Plan:
         return self.keep is not None and not self.update and not self.supersede
 
 
-def marks_for(order: Attach, owner: str, epoch: int, incarnation: str) -> dict[str, str]:
-    """The marks a port carries; enough to rebuild the daemon's store and the port's guards from the host."""
+# What the marks of a port tell that we did not make but took over: its interface keeps its name and its MAC.
+ADOPTED_MARK, MAC_MARK = "adopted", "mac"
+_KEPT = ("interface", MAC_MARK, ADOPTED_MARK)
+
+
+def marks_for(
+    order: Union[Attach, Adopt],  # noqa: UP007 (Python 3.9)
+    owner: str,
+    epoch: int,
+    incarnation: str,
+    adopted: Port | None = None,
+) -> dict[str, str]:
+    """The marks a port carries; enough to rebuild the daemon's store and the port's guards from the host.
+
+    `adopted` is the port that it has been since before it was ours.
+    """
+    kept = {key: adopted.marks[key] for key in _KEPT} if adopted is not None else {}
     marks = {
         "owner": owner, "app": order.app, "slot": order.slot, "instance": order.instance,
         "task": order.task_id, "address": str(order.address), "prefix": str(order.prefix),
         "generation": str(order.generation), "epoch": str(epoch),
-        "interface": order.interface, "container": incarnation, "mac": mac_for(order.address),
+        "interface": order.interface, "container": incarnation, MAC_MARK: mac_for(order.address), **kept,
     }  # fmt: skip
     if order.barred:
         marks["barred"] = " ".join(map(str, order.barred))
@@ -76,6 +92,16 @@ def marks_for(order: Attach, owner: str, epoch: int, incarnation: str) -> dict[s
 def addresses_of(marks: Mapping[str, str]) -> set[str]:
     """The addresses that a port's marks name: one, or one of either family."""
     return {marks[key] for key in ("address", "address6") if key in marks}
+
+
+def adopted_for(order: Attach, incarnation: str, switch: Switch) -> Port | None:
+    """The port of this very start of the container that was taken over for the same address."""
+    same = {"container": incarnation, "address": str(order.address), "instance": order.instance}
+    for port in switch.ports.values():
+        marks = port.marks
+        if all(key in marks for key in _KEPT) and all(marks.get(key) == same[key] for key in same):
+            return port
+    return None
 
 
 def port_name(owner: str, incarnation: str, interface: str, taken: Collection[str]) -> str:
@@ -148,9 +174,9 @@ def _superseded(port: Port, marks: dict[str, str]) -> bool:
         return True
     if port.marks.get("instance") != marks["instance"]:
         return False
-    return (
-        port.marks.get("container") != marks["container"] or port.marks.get("interface") == marks["interface"]
-    )
+    if port.marks.get("container") != marks["container"] or ADOPTED_MARK in port.marks:
+        return True
+    return port.marks.get("interface") == marks["interface"]
 
 
 def _check_epochs(ports: Iterable[Port], epoch: int) -> None:

@@ -52,6 +52,15 @@ class Port:
 
 
 @dataclass(frozen=True)
+class Placed:
+    """A port of any bridge, ours or not; `marked` tells whether anybody left a mark on it."""
+
+    bridge: str
+    port: Port
+    marked: bool
+
+
+@dataclass(frozen=True)
 class Switch:
     """One bridge and our ports on it, as read at one moment."""
 
@@ -117,6 +126,24 @@ def read_switch(database: Ovsdb, bridge: str, owner: str) -> Switch:
     )
 
 
+def read_all_ports(database: Ovsdb) -> dict[str, Placed]:
+    """Every port of every bridge by name; of external_ids only those with `mooring-` are kept."""
+    bridges, ports, interfaces = database.transact([
+        _select("Bridge", [], ["name", "ports"]),
+        _select("Port", [], ["_uuid", "name", "tag", "external_ids"]),
+        _select("Interface", [], ["name", "ofport", "error"]),
+    ])  # fmt: skip
+    home = {uuid: row["name"] for row in bridges["rows"] for _, uuid in members(row["ports"])}
+    devices = {item["name"]: item for item in interfaces["rows"]}
+    return {
+        row["name"]: Placed(
+            home[row["_uuid"][1]], _port(row, devices.get(row["name"])), bool(mapping(row["external_ids"]))
+        )
+        for row in ports["rows"]
+        if row["_uuid"][1] in home
+    }
+
+
 def _port(row: Row, device: Row | None) -> Port:
     ids = mapping(row["external_ids"])
     return Port(
@@ -176,11 +203,23 @@ class Transaction:
         self._added.append(["named-uuid", port])
 
     def update(self, port: Port, tag: int | None, marks: dict[str, str]) -> None:
-        """Change the VLAN and the marks of a port in place, without touching its traffic."""
-        self.rewrite(port, marks, {"tag": _tag(tag)}, {})
+        """Change the VLAN and the marks of a port in place, without touching its traffic.
+
+        What others have written beside our marks stays; a port that we took over may be of use to them.
+        """
+        old = ["set", sorted(MARK + key for key in {*port.marks, *marks})]
+        mark = [["external_ids", "delete", old], ["external_ids", "insert", _external_ids(marks)]]
+        by_name = [["name", "==", port.name]]
+        self._operations += [
+            {"op": "mutate", "table": "Interface", "where": by_name, "mutations": mark},
+            {"op": "mutate", "table": "Port", "where": by_name, "mutations": mark},
+        ]
+        if tag != port.tag:
+            row = {"tag": _tag(tag)}
+            self._operations.append({"op": "update", "table": "Port", "where": by_name, "row": row})
 
     def rewrite(self, port: Port, marks: dict[str, str], port_columns: Row, device_columns: Row) -> None:
-        """The same with any columns of both records, in the form of the wire."""
+        """Change any columns of both records of a port that is ours alone, in the form of the wire."""
         marked = {"external_ids": _external_ids(marks)}
         for table, columns in (("Interface", device_columns), ("Port", port_columns)):
             row = {**marked, **columns}

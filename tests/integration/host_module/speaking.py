@@ -15,7 +15,7 @@ from typing import Any
 from mooring.playbooks.module_utils.mooring_host.namespaces import NetworkNamespace
 from mooring.playbooks.module_utils.mooring_host.openflow import Flow, read_flows
 
-from .rig import HostRig, run, until
+from .rig import BRIDGE, HostRig, run, until
 from .test_ports import attached, ours
 
 ETH_P_ALL = 0x0003
@@ -127,17 +127,62 @@ class Speaker:
     mac: str
     address: str
     namespace: str
+    interface: str = "eth0"
 
 
 def speaker(rig: HostRig, **changes: Any) -> Speaker:
-    asked, container, port = attached(rig, **changes)
+    return speaker_of(rig, *attached(rig, **changes))
+
+
+def speaker_of(
+    rig: HostRig, asked: dict[str, Any], container: str, port: str, interface: str = "eth0"
+) -> Speaker:
+    """A container that is wired already."""
     namespace = inside(rig, container)
-    links = json.loads(run("nsenter", f"--net={namespace}", "ip", "-j", "link", "show", "eth0"))
-    return Speaker(asked, container, port, links[0]["address"], asked["address"], namespace)
+    links = json.loads(run("nsenter", f"--net={namespace}", "ip", "-j", "link", "show", interface))
+    return Speaker(asked, container, port, links[0]["address"], asked["address"], namespace, interface)
 
 
 def with_ipv6(rig: HostRig, **changes: Any) -> Speaker:
     return speaker(rig, address=f"fd00:64::{next(_sixes):x}", prefix=64, gateway=None, **changes)
+
+
+def heard(rig: HostRig, who: Speaker, frames: dict[str, bytes], good: bytes) -> set[str]:
+    """Which of the container's frames reach a stranger or the host; `good` is one that does for certain."""
+    with rig.stranger(NEIGHBOUR):
+        [his] = [name for name in run("ip", "netns", "list").split() if name.startswith(f"{rig.name}-st")]
+        ends = (
+            (who.namespace, who.interface),
+            (f"/run/netns/{his}", "eth0"),
+            (f"/run/netns/{rig.name}", BRIDGE),
+        )
+        with wires(*ends) as (mouth, *ears):
+            arrives(mouth.say(good), *ears)
+            signs = {name: mouth.say(frame) for name, frame in frames.items()}
+            # A wire keeps the order: when this one has arrived, those before it have, or never will.
+            arrives(mouth.say(good), *ears)
+            return {name for name, sign in signs.items() if any(ear.heard(sign) for ear in ears)}
+
+
+def lies_of(who: Speaker) -> tuple[dict[str, bytes], bytes]:
+    """False frames of each kind that a guard knows by another sign, and a true one."""
+    true = ethernet(who.mac, ARP, arp(who.mac, who.address, NEIGHBOUR))
+    lies = {
+        "address": ethernet(who.mac, IP, ipv4(NEIGHBOUR, "10.64.0.1", udp(9, 9))),
+        "mac": ethernet(NEIGHBOUR_MAC, IP, ipv4(who.address, "10.64.0.1", udp(9, 9))),
+        "arp": ethernet(who.mac, ARP, arp(who.mac, NEIGHBOUR, "10.64.0.1")),
+    }
+    return lies, true
+
+
+def has_rules(rig: HostRig, number: int) -> bool:
+    """Whether any rule is for the port with that number."""
+    return any(f"in_port={number}" in flow.match.split(",") for flow in flows(rig))
+
+
+def number_of(rig: HostRig, port: str) -> int:
+    """By which the switch knows a port."""
+    return int(rig.vsctl("get", "Interface", port, "ofport"))
 
 
 def dropped(rig: HostRig, who: Speaker) -> dict[str, int]:

@@ -12,7 +12,7 @@ import pytest
 from mooring.playbooks.module_utils.mooring_host.guards import link_local
 from mooring.playbooks.module_utils.mooring_host.namespaces import NetworkNamespace
 
-from .rig import BRIDGE, HostRig, run, until
+from .rig import HostRig, run, until
 from .speaking import (
     ARP,
     IP,
@@ -22,33 +22,19 @@ from .speaking import (
     NEIGHBOUR_MAC,
     Speaker,
     arp,
-    arrives,
     dropped,
     ethernet,
+    heard,
     icmpv6,
     ipv4,
     ipv6,
     speaker,
     udp,
-    wires,
     with_ipv6,
 )
 from .test_ports import ours
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("guardian")]
-
-
-def heard(rig: HostRig, who: Speaker, frames: dict[str, bytes], good: bytes) -> set[str]:
-    """Which of the container's frames reach a stranger or the host; `good` is one that does for certain."""
-    with rig.stranger(NEIGHBOUR):
-        [his] = [name for name in run("ip", "netns", "list").split() if name.startswith(f"{rig.name}-st")]
-        ends = (who.namespace, "eth0"), (f"/run/netns/{his}", "eth0"), (f"/run/netns/{rig.name}", BRIDGE)
-        with wires(*ends) as (mouth, *ears):
-            arrives(mouth.say(good), *ears)
-            signs = {name: mouth.say(frame) for name, frame in frames.items()}
-            # A wire keeps the order: when this one has arrived, those before it have, or never will.
-            arrives(mouth.say(good), *ears)
-            return {name for name, sign in signs.items() if any(ear.heard(sign) for ear in ears)}
 
 
 Make = Callable[[Speaker], bytes]

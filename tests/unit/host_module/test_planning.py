@@ -9,6 +9,7 @@ import pytest
 from mooring.playbooks.module_utils.mooring_host.errors import Stale
 from mooring.playbooks.module_utils.mooring_host.orders import Attach, Detach, parse
 from mooring.playbooks.module_utils.mooring_host.planning import (
+    adopted_for,
     device_alias,
     marks_for,
     plan_attach,
@@ -162,3 +163,29 @@ def test_detach_of_an_old_task_spares_the_living_new_one() -> None:
 
 def test_the_alias_fits_the_kernels_limit() -> None:
     assert len(device_alias("o" * 64, "i" * 1000, "fd00::" + "1" * 30)) < 256
+
+
+def adopted(name: str = "veth1pl7", **marks: str) -> Port:
+    """A port that was there before it was ours."""
+    return port(name, interface="eth1", mac="0e:00:00:00:00:01", adopted="1", **marks)
+
+
+def test_the_marks_of_an_adopted_port_keep_its_interface_and_mac() -> None:
+    order, taken = attach(), adopted()
+    assert adopted_for(order, START, switch(port("p", container="c0@x"), taken)) == taken
+    marks = marks_for(order, "mooring", 1, START, taken)
+    assert (marks["interface"], marks["mac"], marks["adopted"]) == ("eth1", "0e:00:00:00:00:01", "1")
+    assert plan_attach(order, marks, switch(taken), taken.name, set()).idle
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"container": "c1@later"}, {"address": "10.0.0.9"}, {"instance": "i2"}],
+)
+def test_a_port_adopted_for_something_else_is_not_kept(other: dict[str, str]) -> None:
+    assert adopted_for(attach(), START, switch(adopted(**other))) is None
+
+
+def test_an_instance_with_another_address_loses_its_adopted_port() -> None:
+    made = plan(adopted(address="10.0.0.9"))
+    assert names(made.supersede) == ["veth1pl7"]
