@@ -15,6 +15,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+# All that other calls load only when they need it: the content of the program is told as a whole.
+from . import adopt, fabric, gateway, observe, probing, reloads, survey  # noqa: F401
 from .errors import OperationError
 from .host import FAILURES, Host, Result
 from .meters import PROGRAM, bridge_of

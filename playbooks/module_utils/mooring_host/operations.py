@@ -20,17 +20,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .adopt import adopt
 from .attach import attach
-from .capabilities import check
 from .detach import detach
 from .detect import detect
 from .errors import OperationError
-from .fabric import fabric
-from .gateway import gateway
 from .host import FAILURES, Host, Result, Settings, failure
 from .leftovers import collect
-from .observe import observe
 from .orders import (
     Adopt,
     Attach,
@@ -46,9 +41,7 @@ from .orders import (
     Write,
     parse,
 )
-from .probing import probe
-from .reloads import write
-from .survey import survey
+from .seldom import adopt, check, fabric, gateway, observe, probe, survey, write
 from .turns import PORTS, my_turn
 from .upkeep import keep_up_limits
 
