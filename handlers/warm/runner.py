@@ -107,7 +107,9 @@ class WarmRunner:
             self._failed.add(host)  # unless its results say otherwise
             began = self._monotonic()
             answer = await self._fly(host, job)
-            log.debug("flight", host=host, operations=len(operations), took_s=self._monotonic() - began)
+            kinds = sorted({str(one.get("op")) for one in operations})
+            took_s, on_host = self._monotonic() - began, answer.get("on_host")
+            log.debug("flight", host=host, kinds=kinds, count=len(operations), took_s=took_s, on_host=on_host)
             results = _results(host, answer)
             if len(results) != len(operations):
                 raise PlayFailed(f"host {host} gave {len(results)} results for {len(operations)} operations")

@@ -8,7 +8,9 @@ asks the program for its version, and then takes one job after the other from th
 which the play has inherited), until the other end closes it.  A message is JSON behind four bytes of length.
 
     job      {"settings": {"epoch": ...}, "operations": [...]}
-    answer   {"results": [...], "helper": VERSION or ""}    what the module returns, and which program did it
+    answer   {"results": [...], "helper": VERSION or "", "on_host": {...}}
+                                                            what the module returns, which program did it, and
+                                                            how long it took there
              {"unreachable": TEXT} | {"failed": TEXT}       after either of these the play ends
 """
 
@@ -163,7 +165,13 @@ def _of_helper(told):
     results = report.get("results")
     if told["rc"] == 0 and isinstance(results, list):
         changed = any(result.get("changed") for result in results)
-        return {"changed": changed, "results": results, "helper": report.get("version", "")}
+        on_host = {key: report.get(key) for key in ("took_s", "cpu_s")}
+        return {
+            "changed": changed,
+            "results": results,
+            "helper": report.get("version", ""),
+            "on_host": on_host,
+        }
     said = told.get("stderr") or told["stdout"] or f"ended with {told['rc']}"
     return {"failed": True, "msg": f"the program on the host failed: {said.strip()[-_LONGEST_REASON:]}"}
 
@@ -171,7 +179,7 @@ def _of_helper(told):
 def _answer(done):
     """What goes back through the channel."""
     if isinstance(done.get("results"), list):
-        return {"results": done["results"], "helper": done.get("helper", "")}
+        return {key: done[key] for key in ("results", "helper", "on_host") if key in done}
     said = [str(done.get(key) or "").strip() for key in ("msg", "module_stderr", "module_stdout")]
     return {"failed": "; ".join(text for text in said if text)[-_LONGEST_REASON:] or "no reason given"}
 

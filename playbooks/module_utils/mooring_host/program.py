@@ -6,7 +6,7 @@
 With `greet` it only tells its version, so that a caller can see ahead of need whether it is there.
 
 The request is `{"settings": {...}, "operations": [...]}`, as the Ansible module takes them; the report is
-`{"version": ..., "results": [...]}`.  A caller that wants another version is told the one that is here, with
+`{"version": ..., "results": [...], "took_s": ..., "cpu_s": ...}`, the last two since the program was started.  A caller that wants another version is told the one that is here, with
 exit status 3, before anything was read or done: what to do about it is the caller's to decide.
 
 The program comes as one archive (see `install`), because unpacked and compiled once it starts several times
@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from typing import Any
 
 from .host import Settings
@@ -38,7 +39,15 @@ def installed_version() -> str:
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """The report for a request; raises what a malformed one deserves."""
-    return {"results": perform(Settings(**request["settings"]), request["operations"])}
+    results = perform(Settings(**request["settings"]), request["operations"])
+    return {"results": results, "took_s": _age_s(), "cpu_s": time.process_time()}
+
+
+def _age_s() -> float:
+    """How long ago this process was started, Python's own start included."""
+    with open("/proc/self/stat", encoding="ascii", errors="replace") as file:
+        started = int(file.read().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started
 
 
 def main(arguments: list[str]) -> int:
