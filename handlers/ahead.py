@@ -34,6 +34,7 @@ class Ahead:
         self._clock = clock
         self._silent: dict[tuple[str, Addresses], float] = {}
         self._expected: dict[str, None] = {}
+        self._asking: dict[tuple[str, Addresses], asyncio.Future[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def expect(self, task: str, host: str, addresses: Addresses, vlan: int | None) -> None:
@@ -46,6 +47,18 @@ class Ahead:
         work = asyncio.ensure_future(self._get_ready(host, addresses, vlan))
         self._tasks.add(work)
         work.add_done_callback(self._tasks.discard)
+        self._asking[host, addresses] = work
+        work.add_done_callback(lambda ended: self._no_longer_asking(host, addresses, ended))
+
+    async def answered(self, host: str, addresses: Addresses) -> None:
+        """Wait for an answer that is on its way; the next play of the host would have to wait for it too."""
+        asking = self._asking.get((host, addresses))
+        if asking is not None:
+            await asyncio.wait([asking])
+
+    def _no_longer_asking(self, host: str, addresses: Addresses, ended: asyncio.Future[None]) -> None:
+        if self._asking.get((host, addresses)) is ended:
+            del self._asking[host, addresses]
 
     def was_silent(self, host: str, addresses: Addresses) -> bool:
         """Whether nobody answered when the wire of the host was asked for these just now; told once."""

@@ -278,6 +278,8 @@ class NetworkSink(_HostSink):
                 f"host {host} is fenced ({self._hosts.fenced[host]}): nothing is attached there; "
                 f"once it is sound again, `mooring hosts unfence {host}`"
             )
+        if isinstance(change.wanted, PortSpec):
+            await self._hosts.ahead.answered(host, _addresses(change.wanted))
         return await super()._apply(change)
 
     def _unanswered(self, change: Change, error: Retryable) -> Outcome:

@@ -145,7 +145,7 @@ class Server:
 
     def _answered(self, play: Play, message: Message) -> None:
         """A flight has landed, or the play has told why it ends."""
-        play.leaving = play.leaving or "results" not in message
+        play.leaving = play.leaving or "results" not in message or bool(message.get("last"))
         if play.leaving and play.kill_at is None:
             play.kill_at = self._monotonic() + _FAREWELL_S
         if play.flight is not None and not play.given_up:

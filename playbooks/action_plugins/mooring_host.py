@@ -8,10 +8,12 @@ asks the program for its version, and then takes one job after the other from th
 which the play has inherited), until the other end closes it.  A message is JSON behind four bytes of length.
 
     job      {"settings": {"epoch": ...}, "operations": [...]}
-    answer   {"results": [...], "helper": VERSION or "", "on_host": {...}}
-                                                            what the module returns, which program did it, and
-                                                            how long it took there
-             {"unreachable": TEXT} | {"failed": TEXT}       after either of these the play ends
+    answer   {"results": [...], "helper": VERSION, "on_host": {...}}
+                                         what the program did, its version, and how long it took there
+             {"results": [...], "helper": "", "last": true}
+                                         what the module did; the next play may find the program
+             {"unreachable": TEXT} | {"failed": TEXT}
+                                         after these three the play ends
 """
 
 from __future__ import annotations
@@ -61,9 +63,9 @@ class ActionModule(ActionBase):
             while (job := frames.next()) is not None:
                 done = self._carry({**self._settings, **job["settings"]}, job["operations"])
                 frames.send(_answer(done))
-                if done.get("failed"):
-                    break
                 changed = changed or bool(done.get("changed"))
+                if not done.get("helper"):
+                    break
         except AnsibleConnectionFailure as error:
             frames.send({"unreachable": _words(error)})
             return {"unreachable": True, "msg": _words(error)}
@@ -179,7 +181,8 @@ def _of_helper(told):
 def _answer(done):
     """What goes back through the channel."""
     if isinstance(done.get("results"), list):
-        return {key: done[key] for key in ("results", "helper", "on_host") if key in done}
+        told = {key: done[key] for key in ("results", "helper", "on_host") if key in done}
+        return told if told.get("helper") else {**told, "last": True}
     said = [str(done.get(key) or "").strip() for key in ("msg", "module_stderr", "module_stdout")]
     return {"failed": "; ".join(text for text in said if text)[-_LONGEST_REASON:] or "no reason given"}
 

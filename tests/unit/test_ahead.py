@@ -59,6 +59,20 @@ async def test_an_address_that_was_silent_a_moment_ago_is_not_asked_for_again(ho
     assert await house.attach()  # what was heard serves one attach
 
 
+async def test_an_attach_waits_for_the_answer_that_is_on_its_way(house: House) -> None:
+    may_go_on = asyncio.Event()
+
+    async def hold(host: str) -> None:
+        await may_go_on.wait()
+
+    house.world.before = hold
+    house.sink.expect("t1", "h1", (SEAT.address,), None)
+    attach = asyncio.create_task(house.attach())
+    await asyncio.sleep(0)
+    may_go_on.set()
+    assert not await attach
+
+
 async def test_silence_goes_stale(house: House) -> None:
     await house.expect("t1", "h1", SEAT.address)
     house.clock.step(FRESH_S + 1)

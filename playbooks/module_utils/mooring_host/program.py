@@ -6,8 +6,9 @@
 With `greet` it only tells its version, so that a caller can see ahead of need whether it is there.
 
 The request is `{"settings": {...}, "operations": [...]}`, as the Ansible module takes them; the report is
-`{"version": ..., "results": [...], "took_s": ..., "cpu_s": ...}`, the last two since the program was started.  A caller that wants another version is told the one that is here, with
-exit status 3, before anything was read or done: what to do about it is the caller's to decide.
+`{"version": ..., "results": [...], "took_s": ..., "cpu_s": ...}`, the last two since the program was started.
+A caller that wants another version is told the one that is here, with exit status 3, before anything was read
+or done: what to do about it is the caller's to decide.
 
 The program comes as one archive (see `install`), because unpacked and compiled once it starts several times
 faster than the module, which Ansible sends and unpacks anew for every call.
