@@ -40,7 +40,7 @@ from .planning import MAC_MARK, addresses_of
 from .switch import Port, Switch
 from .wire import Heard, frame_for, read_frame
 
-PAUSES_END_S = (0.06, 0.12, 0.2)  # a probe, then listening until that moment; the last ends the window
+PAUSES_END_S = (0.05, 0.1, 0.15)  # a probe, then listening until that moment; the last ends the window
 ATTEMPTS = 4
 ETH_P_ALL = 0x0003
 PACKET_OUTGOING = 4
