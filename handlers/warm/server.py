@@ -103,7 +103,10 @@ class Server:
         while self._plays or not self._alone:
             self._watch_senders()
             for key, mask in self._selector.select(self._pause()):
-                self._turn(key.data, key.fileobj, mask)
+                if (
+                    key.data is None or key.data in self._plays
+                ):  # it may have ended a moment ago, in this turn
+                    self._turn(key.data, key.fileobj, mask)
             self._keep_times()
             _reap_orphans({play.pid for play in self._plays})
 
@@ -127,7 +130,7 @@ class Server:
     def _command(self, message: Message) -> None:
         if "stand" in message:
             host = str(message["stand"])
-            if not any(play.host == host and not play.leaving for play in self._plays):
+            if self._standing(host) is None:
                 self._fork(host)
         elif "fly" in message:
             host = str(message["host"])

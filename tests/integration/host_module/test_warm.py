@@ -138,6 +138,13 @@ async def test_a_host_that_cannot_be_reached_says_so_in_a_prepared_play(warm: Wa
         await warm.runner.run("away", OBSERVE, 1)
 
 
+async def test_plays_that_end_together_do_not_take_the_server_along(warm: Warm) -> None:
+    for _ in range(3):
+        flights = [warm.runner.run("away", OBSERVE, 1) for _ in range(8)]
+        outcomes = await asyncio.gather(*flights, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {HostUnreachable}
+
+
 async def test_a_server_that_dies_costs_its_flights_and_no_more(
     rig: HostRig, warm: Warm, tmp_path: Path
 ) -> None:
