@@ -1,7 +1,7 @@
 """The sinks that live on the agents' hosts: switch ports, probes and files.
 
 All three speak to the same small program on each host, through an Ansible play that takes any number
-of operations.  A play costs about a second whatever it carries, so what waits for a host leaves together.
+of operations.  A play costs much the same whatever it carries, so what waits for a host leaves together.
 
 Each host has two lanes.  Wiring (attach, adopt, detach, observe, survey, and the ways between hosts: fabric
 and gateway) depends on nothing but the host itself; writes and probes go inside containers, where an app's
