@@ -1,6 +1,6 @@
 """The conservative way: each play is an `ansible-playbook` of its own, run by ansible-runner.
 
-A play costs about a second of process start and connection, whatever it does, so callers hand over
+A play costs a start of Ansible and a connection, whatever it does, so callers hand over
 everything that waits for a host at once; the module on the host answers with one result per operation.
 
 What is done about ansible-runner's sharp edges, each of which was met:

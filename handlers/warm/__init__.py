@@ -7,9 +7,9 @@
                                  (server)                           connects, and waits for operations
                 <- one answer for each flight --------------------  on its channel
 
-Starting `ansible-playbook` costs most of a second, and forking a process that has imported Ansible a tenth of
-one.  A play that stands by costs nothing but the connection that it holds, and it takes one flight after the
-other until it has had nothing to do for a while.  All of it is Ansible's own: inventory, variables, become,
+Starting `ansible-playbook` costs more than everything that a play does; forking a process that has imported
+Ansible costs a small part of that.  A play that stands by costs nothing but the connection that it holds, and
+it takes one flight after the other until it has had nothing to do for a while.  All of it is Ansible's own: inventory, variables, become,
 connection and action plugins are what they are for `ansible-playbook`, because a play is run by the very code
 behind that command.
 
