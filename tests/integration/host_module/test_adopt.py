@@ -303,6 +303,7 @@ def test_an_adopted_port_is_limited_by_the_name_that_its_interface_has(
     assert result["status"] == "done", result
     [told] = ours(rig, seen.address)
     assert (told["rate_out"], told["rate_in"]) == (20_000_000, 10_000_000)
+    assert rig.do(seen.attach)[0]["changed"]  # lifted again
 
 
 def test_what_others_wrote_on_the_port_stays(rig: HostRig, program: Pipework) -> None:

@@ -21,7 +21,7 @@ def checked(rig: HostRig, **settings: Any) -> dict[str, Any]:
 
 
 def test_the_bridge_is_told_with_its_uplinks_and_without_our_ports(rig: HostRig) -> None:
-    asked, _, _ = attached(rig)
+    asked, _, port = attached(rig)
     run("ip", "-n", rig.name, "link", "add", "up0", "mtu", "1400", "type", "veth", "peer", "name", "far0")
     run("ip", "-n", rig.name, "link", "set", "up0", "up")
     rig.vsctl("add-port", BRIDGE, "up0", "trunks=10,20", "--", "add-port", BRIDGE, "nothere", "tag=7",
@@ -35,7 +35,8 @@ def test_the_bridge_is_told_with_its_uplinks_and_without_our_ports(rig: HostRig)
     assert (switch["exists"], switch["datapath"], switch["checksum_offload_off"]) == (True, "netdev", True)
     assert (switch["fail_mode"], switch["controllers"]) == ("standalone", {"tcp:127.0.0.1:1": False})
     found = {uplink["name"]: uplink for uplink in switch["uplinks"]}
-    assert sorted(found) == ["nothere", "up0"]
+    assert {"nothere", "up0"} <= found.keys()
+    assert port not in found
     assert (found["up0"]["trunks"], found["up0"]["mtu"], found["up0"]["tag"]) == ([10, 20], 1400, None)
     assert not found["up0"]["up"], "its other end is down"
     assert (found["nothere"]["tag"], "nothere" in found["nothere"]["error"]) == (7, True)

@@ -168,6 +168,7 @@ def test_its_port_is_limited_like_any_other(rig: HostRig, program: Pipework) -> 
     asked, _, _ = attached(rig, rate_out=20_000_000, rate_in=10_000_000)
     [seen] = ours(rig, asked["address"])
     assert (seen["rate_out"], seen["rate_in"]) == (20_000_000, 10_000_000)
+    assert rig.do({**asked, "rate_out": None, "rate_in": None})[0]["changed"]  # lifted again
 
 
 def test_detach_is_ours(rig: HostRig, program: Pipework) -> None:
@@ -312,7 +313,7 @@ ovs-vsctl add-port {BRIDGE} v$3pl$process
         ("exit 0", "ended with 0, but the container has no eth0; it said nothing"),
         ("echo no such container; exit 1", "ended with 1; it said: no such container"),
         (HALF + "echo half; exit 1", "ended with 1; it said: half"),
-        (HALF + "sleep 60 & sleep 60", "did not end within 1 s"),
+        (HALF + "sleep 60.015 & sleep 60.015", "did not end within 1 s"),
         (HALF, "ended with 0, but the container has no eth0"),
         # With the interface in place and its port on no bridge.
         (
@@ -333,7 +334,7 @@ def test_what_it_did_is_read_back_and_taken_back(
     assert names_of(rig, container) == set()
     assert rig.inside(container, "ls", "/sys/class/net") == "lo"
     assert not Path("/var/run/netns", process_of(rig, container)).is_symlink()
-    assert not [line for line in run("ps", "-eo", "args").splitlines() if line == "sleep 60"]
+    assert not [line for line in run("ps", "-eo", "args").splitlines() if line == "sleep 60.015"]
 
 
 def test_one_that_fails_does_not_harm_the_others(rig: HostRig, program: Pipework) -> None:
