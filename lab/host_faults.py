@@ -18,6 +18,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import aiodocker
@@ -27,6 +28,7 @@ from mooring.lab.handle import LabHandle, entering
 from mooring.lab.plan import TOR, AgentPlan, LabError, LabPlan
 
 _ENDS_WITHIN_S = 10.0
+_FOUND_WITHIN_S = 60.0
 _SMALL = "2m"
 _FILLER = "/run/filler"
 _DEAD_SOCKET = "/run/docker.dead"
@@ -93,7 +95,10 @@ class AgentFaults:
             self.plan, ["ovs-vsctl", "--timeout=10", *switches.uplink(self.agent)], env=tor.env
         )
         await switches.start_again(self.plan, switches.agent_switch(self.agent))
-        await supervise.start(self.plan, sshd.part(self.plan, self.agent))
+        # Its neighbours may take a while to find it again.
+        await supervise.start(
+            self.plan, replace(sshd.part(self.plan, self.agent), deadline_s=_FOUND_WITHIN_S)
+        )
 
     @property
     def _has_power(self) -> bool:
