@@ -96,6 +96,7 @@ async def bench() -> AsyncIterator[Bench]:
         listener = asyncio.create_task(witness.watch(plan.marathon_url))
         handle, operator = LabHandle(plan), Operator(plan)
         pinger = await _prober(plan, handle, operator)
+        await eventually(lambda: _installed(plan), DEADLINE_S)
         yield Bench(plan, witness, handle, operator, pinger)
         pinger.close()
         listener.cancel()
@@ -104,6 +105,12 @@ async def bench() -> AsyncIterator[Bench]:
         await background.stop(plan)
     finally:
         lifecycle.down(plan)
+
+
+async def _installed(plan: LabPlan) -> tuple[None, str]:
+    """Whether every host has got the program, which each gets once."""
+    told = supervise.log_file(plan, background.NAME).read_text().count('"program installed"')
+    return None, "" if told >= HOSTS else f"{told} of {HOSTS} hosts have the program"
 
 
 def _network_only(plan: LabPlan) -> None:
