@@ -28,12 +28,10 @@ from .isolation import isolate
 from .links import ContainerLinks
 from .netlink import Address, Link
 from .orders import Adopt
-from .ovsdb import OvsdbRejected, OvsdbStale
 from .planning import ADOPTED_MARK, MAC_MARK, addresses_of, device_alias, marks_for
 from .survey import peer_of
 from .switch import Placed, Port, Switch, Transaction
-
-ATTEMPTS = 4
+from .together import together
 
 
 @dataclass
@@ -54,21 +52,7 @@ class Job:
 
 def adopt(host: Host, orders: list[Adopt]) -> list[Result]:
     """Take over what each order names; one result per order, in order."""
-    error: Exception = Retry("the switch keeps changing while ports are being taken over")
-    for _ in range(ATTEMPTS):
-        try:
-            return _attempt(host, orders)
-        except OvsdbStale:
-            continue
-        except OvsdbRejected as rejected:
-            if len(orders) > 1:
-                return [adopt(host, [order])[0] for order in orders]
-            error = rejected
-            break
-        except FAILURES as failed:
-            error = failed
-            break
-    return [failure(order.id, error) for order in orders]
+    return together(host, orders, _attempt, "taken over")
 
 
 def _attempt(host: Host, orders: list[Adopt]) -> list[Result]:

@@ -17,11 +17,9 @@ from .host import APPLY_TIMEOUT_S, FAILURES, Host, Result, failure
 from .isolation import isolate
 from .netlink import Link
 from .orders import Detach
-from .ovsdb import OvsdbRejected, OvsdbStale
 from .planning import Removal, alias_prefix, device_alias, plan_detach
 from .switch import Switch, Transaction
-
-ATTEMPTS = 4
+from .together import together
 
 
 @dataclass
@@ -46,21 +44,7 @@ def detach(host: Host, orders: list[Detach]) -> list[Result]:
     """Remove what each order names; one result per order, in order."""
     if not orders:
         return []
-    error: Exception = Retry("the switch keeps changing while ports are being removed")
-    for _ in range(ATTEMPTS):
-        try:
-            return _attempt(host, orders)
-        except OvsdbStale:
-            continue
-        except OvsdbRejected as rejected:
-            if len(orders) > 1:
-                return [detach(host, [order])[0] for order in orders]
-            error = rejected
-            break
-        except FAILURES as failed:
-            error = failed
-            break
-    return [failure(order.id, error) for order in orders]
+    return together(host, orders, _attempt, "removed")
 
 
 def _attempt(host: Host, orders: list[Detach]) -> list[Result]:
