@@ -98,6 +98,7 @@ def test_a_call_waits_for_one_that_is_at_work(rig: HostRig, monkeypatch: pytest.
         wait = turns._wait
 
         def wake_first(descriptor: int, wait_s: float) -> bool:
+            monkeypatch.setattr(turns, "_wait", wait)  # looking at the ports asks for another lock
             os.kill(call.pid, signal.SIGCONT)
             alone = wait(descriptor, wait_s)
             woken.append(ours(rig, asked["address"]))
